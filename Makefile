@@ -1,0 +1,51 @@
+# Commands of this project. Everything is installed into .venv on first use.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check lint format types coverage clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: .venv/installed ## Install everything into .venv
+
+.venv/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo 'Python 3.11 or newer is needed; name one like this: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	    echo 'Python cannot make virtual environments here. On Debian and Ubuntu: apt install python3-venv'; exit 1; }
+	@echo 'Installing into .venv, once, for a minute or so ...'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@
+
+run: .venv/installed ## Run the service with its own PostgreSQL, ready to be called
+	@$(BIN)/python -m bulk_metadata.demo
+
+test: .venv/installed ## Run the tests on a real PostgreSQL
+	@$(BIN)/pytest
+
+check: lint types coverage ## Run everything that must be right before a commit
+
+lint: .venv/installed ## Check style and format
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+
+format: .venv/installed ## Mend style and format where a program can
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+types: .venv/installed ## Check types
+	@$(BIN)/mypy
+
+coverage: .venv/installed ## Run the tests and show that they reach every branch
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+clean: ## Remove what the other commands made, the demo's data included
+	@rm -rf .venv .data .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

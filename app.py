@@ -1,0 +1,30 @@
+"""The application: settings, database, endpoint and error answers put together."""
+
+import os
+
+from flask import Flask
+
+from bulk_metadata.commands import register_commands
+from bulk_metadata.config import Config
+from bulk_metadata.database import Database
+from bulk_metadata.errors import register_error_handlers
+from bulk_metadata.response import Json
+from bulk_metadata.routes import blueprint
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """Return the application; no connection is opened before the first request.
+
+    ``config`` is read from the environment unless given. Raises ConfigError.
+    """
+    config = config or Config.from_env(os.environ)
+    app = Flask(__name__, static_folder=None)
+    # A path with doubled slashes is another path: 404 as JSON, not a redirect as HTML.
+    app.url_map.merge_slashes = False
+    app.json = Json(app)
+    app.extensions["config"] = config
+    app.extensions["database"] = Database(config)
+    app.register_blueprint(blueprint)
+    register_error_handlers(app)
+    register_commands(app)
+    return app

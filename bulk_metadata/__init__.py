@@ -1,0 +1,19 @@
+"""Bulk device metadata: one HTTP call replaces the metadata of up to 1,000 devices.
+
+The way of one request, in reading order; no step calls back:
+
+    routes.py       the endpoint, and the request's story told top to bottom
+    authenticate.py x-api-key header  -> organization id       or ApiError 401
+    body.py         body bytes        -> parsed JSON           or ApiError 413, 400
+    validation.py   parsed JSON       -> {identifier: document} or ApiError 400
+    queries.py      the two statements -> {identifier: device id}
+    response.py     one result for each identifier, in the body's order
+
+
+Around it: config.py (settings), database.py and connection.py (the pool and what is in
+it), errors.py (what becomes of an error), worker.py (gunicorn's own refusals as JSON),
+api_key.py (what a key looks like), jsonb.py (what PostgreSQL can hold). For operators:
+commands/. For a machine with nothing but Python: demo/.
+"""
+
+__version__ = "1.0.0"

@@ -1,0 +1,53 @@
+"""What every command needs: a transaction, and a sentence for what goes wrong in it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import psycopg2
+from flask import current_app
+from psycopg2.errors import InsufficientPrivilege, UndefinedTable
+from psycopg2.extensions import cursor as Cursor
+
+from bulk_metadata.config import Config
+from bulk_metadata.connection import connect, reason
+
+
+@contextmanager
+def session() -> Iterator[Cursor]:
+    """Give a cursor to the database of the application's settings, as transaction()."""
+    with transaction(current_app.extensions["config"]) as cursor:
+        yield cursor
+
+
+@contextmanager
+def transaction(config: Config) -> Iterator[Cursor]:
+    """Give a cursor in a transaction, committed unless something is raised.
+
+    Raises click.ClickException, which ends a command with its sentence, for whatever
+    PostgreSQL refuses.
+    """
+    try:
+        connection = connect(
+            config.database_url, config.connect_timeout, "bulk-metadata command"
+        )
+    except psycopg2.OperationalError as error:
+        raise click.ClickException(
+            f"Cannot connect to the database that DATABASE_URL names: {reason(error)}"
+        ) from None
+    try:
+        with connection, connection.cursor() as cursor:
+            yield cursor
+    except UndefinedTable:
+        raise click.ClickException(
+            "The database has no tables yet. Create them with: flask init-db"
+        ) from None
+    except InsufficientPrivilege as error:
+        raise click.ClickException(
+            f"{reason(error)}: let DATABASE_URL name the role that owns the database, "
+            "and for init-db one that may create roles."
+        ) from None
+    except psycopg2.Error as error:
+        raise click.ClickException(reason(error)) from None
+    finally:
+        connection.close()

@@ -1,0 +1,111 @@
+"""The pool: how connections are shared, and what is tried again."""
+
+import random
+import time
+from collections.abc import Callable
+from queue import Empty, LifoQueue
+from typing import TypeVar, TypeVarTuple
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+from bulk_metadata.config import Config
+from bulk_metadata.connection import connect_service, reason
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+# What another transaction's end may cure: 40P01 deadlock, 40001 serialization failure.
+CONFLICTS = ("40P01", "40001")
+CONFLICT_RETRIES = 5
+# Seconds; doubled from retry to retry, and random, so that two do not meet again.
+CONFLICT_PAUSE = 0.01
+
+
+class DatabaseError(Exception):
+    """PostgreSQL could not do what it was asked. The message is for the log: it has the
+    SQLSTATE and the reason, but never a statement's text, which holds metadata."""
+
+    def __init__(self, reason: str, sqlstate: str | None = None) -> None:
+        super().__init__(f"{sqlstate}: {reason}" if sqlstate else reason)
+        self.sqlstate = sqlstate
+
+
+class Database:
+    """A pool of autocommitting connections: a statement is a transaction.
+
+    psycopg2's own pool raises when it is empty, closes connections it should keep and
+    never notices a dead one. This one is a queue of places: whoever holds a place may
+    use its connection, which is opened when it is first needed, so after the fork.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._timeout = config.pool_timeout
+        self._places: LifoQueue[_Place] = LifoQueue()
+        for _ in range(config.pool_size):
+            self._places.put(_Place(config))
+
+    def run(
+        self, query: Callable[[Cursor, *Arguments], Result], *arguments: *Arguments
+    ) -> Result:
+        """Return ``query(cursor, *arguments)``.
+
+        ``query`` must be one statement that is safe to repeat: it runs again on a new
+        connection if the pool's was dead, and after a conflict with another
+        transaction. Raises DatabaseError for whatever PostgreSQL cannot do, and when no
+        connection comes free in time.
+        """
+        try:
+            place = self._places.get(timeout=self._timeout)
+        except Empty:
+            raise DatabaseError("all connections stayed in use") from None
+        try:
+            return _persist(place, query, arguments)
+        except psycopg2.Error as error:
+            raise DatabaseError(reason(error), error.pgcode) from None
+        finally:
+            self._places.put(place)
+
+
+class _Place:
+    """Room for one connection."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._connection: Connection | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None and not self._connection.closed
+
+    def execute(
+        self,
+        query: Callable[[Cursor, *Arguments], Result],
+        arguments: tuple[*Arguments],
+    ) -> Result:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect_service(self._config)
+        with self._connection.cursor() as cursor:
+            return query(cursor, *arguments)
+
+
+def _persist(
+    place: _Place,
+    query: Callable[[Cursor, *Arguments], Result],
+    arguments: tuple[*Arguments],
+) -> Result:
+    """Return what the query returns, once nothing passing stands in its way."""
+    conflicts = 0
+    while True:
+        was_open = place.is_open
+        try:
+            return place.execute(query, arguments)
+        except psycopg2.Error as error:
+            if was_open and not place.is_open:
+                continue  # it died in the pool; the next one is new, and tried once
+            if error.pgcode not in CONFLICTS or conflicts == CONFLICT_RETRIES:
+                raise
+        conflicts += 1
+        # S311: the pause needs no secret randomness.
+        time.sleep(random.uniform(0, CONFLICT_PAUSE * 2**conflicts))  # noqa: S311

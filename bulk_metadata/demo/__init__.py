@@ -1,0 +1,1 @@
+"""Everything on one machine that has only Python: ``make run``."""

@@ -1,0 +1,45 @@
+"""What becomes of an error: always ``{"error": sentence}``, and nothing else."""
+
+import logging
+
+from flask import Flask
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+logger = logging.getLogger(__name__)
+
+# What Flask itself answers; its own sentences are written for browsers.
+SENTENCES = {
+    404: "Not found",
+    405: "Method not allowed",
+}
+
+
+class ApiError(Exception):
+    """A request that is answered with ``status`` and ``message``, word for word."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def register_error_handlers(app: Flask) -> None:
+    """Make ``app`` answer every error with JSON, and log those that are its own."""
+
+    @app.errorhandler(ApiError)
+    def refuse(error: ApiError) -> ResponseReturnValue:
+        return {"error": error.message}, error.status
+
+    @app.errorhandler(HTTPException)
+    def refuse_route(error: HTTPException) -> ResponseReturnValue:
+        response = error.get_response()
+        status = response.status_code
+        sentence = SENTENCES.get(status, "Bad request")
+        allow = {"Allow": response.headers["Allow"]} if status == 405 else {}
+        return {"error": sentence}, status, allow
+
+    @app.errorhandler(Exception)
+    def fail(error: Exception) -> ResponseReturnValue:
+        logger.exception("The request failed")
+        return {"error": "Internal server error"}, 500

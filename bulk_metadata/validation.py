@@ -1,0 +1,84 @@
+"""Step 3: what a valid request is, and the exact words for each way it is not."""
+
+from typing import Any
+
+import msgspec
+from marshmallow import EXCLUDE, Schema, ValidationError, fields
+
+from bulk_metadata.body import MEMBERS
+from bulk_metadata.errors import ApiError
+from bulk_metadata.jsonb import may_be_refused, refusal
+
+MAX_DEVICES = 1000
+
+REQUIRED = "devices is required and must be an object mapping identifiers to metadata"
+
+
+class Devices(fields.Field[dict[str, str]]):
+    """An object of identifiers and metadata; becomes {identifier: JSON text}, trimmed.
+
+    One field and not a ``Dict`` of fields: that costs 3 to 5 ms for 1,000 devices.
+    """
+
+    default_error_messages = {
+        "required": REQUIRED,
+        "empty": "devices must contain at least one entry",
+        "too_many": f"Too many devices. Maximum {MAX_DEVICES} per request",
+        "metadata": 'Invalid metadata for device "{identifier}": {reason}',
+    }
+
+    def _deserialize(self, value: msgspec.Raw, *_: Any, **__: Any) -> dict[str, str]:
+        try:
+            devices = MEMBERS.decode(value)
+        except msgspec.ValidationError:
+            raise self.make_error("required") from None
+        if not devices:
+            raise self.make_error("empty")
+        if len(devices) > MAX_DEVICES:
+            raise self.make_error("too_many")
+        # Keys equal after trimming are one device: the last value wins, as in JSON.
+        documents = {key.strip(): bytes(raw) for key, raw in devices.items()}
+        self._refuse_non_objects(documents)
+        if may_be_refused(bytes(value)):
+            self._refuse_unstorable(documents)
+        return {key: document.decode() for key, document in documents.items()}
+
+    def _refuse_non_objects(self, documents: dict[str, bytes]) -> None:
+        for identifier, document in documents.items():
+            if not document.startswith(b"{"):
+                raise self.make_error(
+                    "metadata", identifier=identifier, reason="must be a JSON object"
+                )
+
+    def _refuse_unstorable(self, documents: dict[str, bytes]) -> None:
+        for identifier, document in documents.items():
+            reason = may_be_refused(document) and refusal(document)
+            if reason:
+                raise self.make_error("metadata", identifier=identifier, reason=reason)
+
+
+class BulkMetadata(Schema):
+    """The request's body."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    error_messages = {"type": REQUIRED}
+
+    devices = Devices(required=True)
+
+
+SCHEMA = BulkMetadata()
+
+
+def validate(parsed: Any) -> dict[str, str]:
+    """Return {identifier: metadata as JSON text}, in the order of the body.
+
+    Raises ApiError 400 with the first thing that is wrong.
+    """
+    try:
+        documents: dict[str, str] = SCHEMA.load(parsed)["devices"]
+    except ValidationError as error:
+        [[message]] = error.messages_dict.values()
+        raise ApiError(400, message) from None
+    return documents

@@ -1,0 +1,27 @@
+"""How gunicorn serves the application. A wrong setting stops it before it forks."""
+
+import os
+import sys
+
+from bulk_metadata.config import Config, ConfigError
+
+try:
+    settings = Config.from_env(os.environ)
+except ConfigError as error:
+    sys.exit(str(error))
+
+wsgi_app = "wsgi:app"
+bind = settings.bind
+workers = settings.workers
+threads = settings.threads
+# gunicorn's threaded worker, answering in JSON whatever never reaches the application.
+worker_class = "bulk_metadata.worker.Worker"
+# Longer than any request of ours: POOL_TIMEOUT + CONNECT_TIMEOUT + STATEMENT_TIMEOUT,
+# twice (the key, the update).
+timeout = 60
+# Fleet tools send call after call; a connection they keep saves each a handshake.
+keepalive = 30
+# A key of 8 KB is a wrong key and is told so, not a broken request.
+limit_request_field_size = 16_384
+# Nothing talks to a running gunicorn but signals.
+control_socket_disable = True
