@@ -6,11 +6,17 @@ from typing import IO
 import msgspec
 from gunicorn.http.errors import ParseException
 
-from bulk_metadata.errors import ApiError
+from bulk_metadata.api_error import ApiError
 
 # Values stay raw text: floats would not keep every digit of every number.
 MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 ANY_VALUE = msgspec.json.Decoder(msgspec.Raw)
+
+# What a stream raises when the client is gone, or its chunks are malformed.
+UNREADABLE = (OSError, ParseException)
+
+# Bytes of a refused body in memory at a time.
+DISCARDED_AT_ONCE = 64 * 1024
 
 
 def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> bytes:
@@ -25,9 +31,22 @@ def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> byte
             body = stream.read(limit + 1)
             if len(body) <= limit:
                 return body
-    except (OSError, ParseException):
+    except UNREADABLE:
         raise invalid_json() from None
     raise ApiError(413, f"Request body too large. Maximum {limit} bytes")
+
+
+def discard_body(stream: IO[bytes], limit: int) -> None:
+    """Read on to the end of the body, but not beyond ``limit`` bytes.
+
+    Most clients read no answer before they have sent their body: if the connection is
+    closed on them, they report a broken pipe, and never see why.
+    """
+    try:
+        while limit > 0 and (piece := stream.read(min(limit, DISCARDED_AT_ONCE))):
+            limit -= len(piece)
+    except UNREADABLE:
+        pass  # there is no more of it, or nothing that could be told from it
 
 
 def parse_body(body: bytes) -> dict[str, msgspec.Raw] | msgspec.Raw:

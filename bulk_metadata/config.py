@@ -6,6 +6,9 @@ from dataclasses import dataclass, fields
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+# JENTRY_OFFLENMASK in PostgreSQL's utils/jsonb.h, plus one.
+MAX_JSONB_STRING_BYTES = 256 * 1024 * 1024
+
 
 class ConfigError(Exception):
     """A setting is missing or wrong; the message names it and says what to do."""
@@ -56,6 +59,11 @@ class Config:
         )
         if config.lock_timeout >= config.statement_timeout:
             raise ConfigError("LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT.")
+        if config.max_body_bytes > MAX_JSONB_STRING_BYTES:
+            raise ConfigError(
+                f"MAX_BODY_BYTES must be at most {MAX_JSONB_STRING_BYTES} bytes, "
+                "about the longest string that PostgreSQL's jsonb holds."
+            )
         return config
 
 

@@ -12,13 +12,17 @@ from bulk_metadata.config import Config
 
 # The two statements of a request look rows up by key and never do better otherwise.
 # Left to itself the planner scans the whole fleet from some 100,000 devices on, and
-# locks rows in the order of its scan: slow, and open to deadlocks.
+# locks rows in the order of its scan: slow, and open to deadlocks. The costs of 0 keep
+# it from reading a whole organization instead, for every row of VALUES anew, which it
+# holds to be cheap where it takes the organization for a small one.
 PLAN = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "jit": "off",
+    "random_page_cost": "0",
+    "cpu_operator_cost": "0",
 }
 
 

@@ -2,26 +2,14 @@
 
 import logging
 
-from flask import Flask
+from flask import Flask, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
+from bulk_metadata.api_error import ApiError
+from bulk_metadata.body import discard_body
+
 logger = logging.getLogger(__name__)
-
-# What Flask itself answers; its own sentences are written for browsers.
-SENTENCES = {
-    404: "Not found",
-    405: "Method not allowed",
-}
-
-
-class ApiError(Exception):
-    """A request that is answered with ``status`` and ``message``, word for word."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 def register_error_handlers(app: Flask) -> None:
@@ -29,17 +17,18 @@ def register_error_handlers(app: Flask) -> None:
 
     @app.errorhandler(ApiError)
     def refuse(error: ApiError) -> ResponseReturnValue:
-        return {"error": error.message}, error.status
+        return answer(error.status, error.message)
 
     @app.errorhandler(HTTPException)
     def refuse_route(error: HTTPException) -> ResponseReturnValue:
-        response = error.get_response()
-        status = response.status_code
-        sentence = SENTENCES.get(status, "Bad request")
-        allow = {"Allow": response.headers["Allow"]} if status == 405 else {}
-        return {"error": sentence}, status, allow
+        allow = [header for header in error.get_headers() if header[0] == "Allow"]
+        return *answer(error.code or 500, error.name), allow
 
     @app.errorhandler(Exception)
     def fail(error: Exception) -> ResponseReturnValue:
-        logger.exception("The request failed")
-        return {"error": "Internal server error"}, 500
+        logger.error("The request failed", exc_info=error)
+        return answer(500, "Internal server error")
+
+    def answer(status: int, sentence: str) -> tuple[dict[str, str], int]:
+        discard_body(request.stream, app.extensions["config"].max_body_bytes)
+        return {"error": sentence}, status

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
 
+from bulk_metadata.api_error import ApiError
 from bulk_metadata.body import MEMBERS
-from bulk_metadata.errors import ApiError
 from bulk_metadata.jsonb import may_be_refused, refusal
 
 MAX_DEVICES = 1000

@@ -1,0 +1,51 @@
+"""The PostgreSQL that the tests run on: always a real server."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+from docker.errors import DockerException
+from testcontainers.community.postgres import PostgresContainer
+
+from bulk_metadata.demo.embedded import start_postgres
+
+# What a container runs unless TEST_POSTGRES_IMAGE says otherwise.
+IMAGE = "postgres:18"
+
+
+@contextmanager
+def postgres() -> Iterator[tuple[str, str]]:
+    """Give a superuser's URL and say in words which server it is: the one that
+    TEST_DATABASE_URL names, else one in a container, else the embedded one. TEST_SERVER
+    (``container`` or ``embedded``) leaves no choice."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url, "the server that TEST_DATABASE_URL names"
+        return
+    image = os.environ.get("TEST_POSTGRES_IMAGE", IMAGE)
+    wanted = os.environ.get("TEST_SERVER") or (
+        "container" if can_run(image) else "embedded"
+    )
+    if wanted == "container":
+        with PostgresContainer(image, username="postgres", driver=None) as container:
+            yield container.get_connection_url(), f"a container of {image}"
+        return
+    with tempfile.TemporaryDirectory(prefix="bulk-metadata-") as folder:
+        server = start_postgres(Path(folder, "postgres"))
+        try:
+            yield server.get_uri(), "the embedded server"
+        finally:
+            server.stop()
+
+
+def can_run(image: str) -> bool:
+    """Tell whether there is a Docker engine that has the image, or can get it."""
+    try:
+        client = docker.from_env()
+        if not client.images.list(name=image):
+            client.images.pull(image)
+    except DockerException:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""The service as it runs in production: gunicorn, as a process of its own."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PATH = "/api/ext-v1/device/bulk-metadata"
+
+
+@dataclass
+class Answer:
+    """What came back, as far as a client can tell."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Service:
+    """A running service."""
+
+    port: int
+    process: subprocess.Popen[str]
+    log: Path
+
+    def request(
+        self,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        method: str = "POST",
+        path: str = PATH,
+        **options: Any,
+    ) -> Answer:
+        """Send a request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, dict(headers or {}), **options)
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.headers), response.read())
+        finally:
+            connection.close()
+
+    def send(self, *pieces: bytes, half_close: bool = False) -> bytes:
+        """Send bytes as they are and return all that comes back until the end."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
+            for piece in pieces:
+                client.sendall(piece)
+            if half_close:
+                client.shutdown(socket.SHUT_WR)
+            received = b""
+            while data := client.recv(65536):
+                received += data
+            return received
+
+
+@contextmanager
+def run_service(log: Path, **settings: str) -> Iterator[Service]:
+    """Run gunicorn on a free port, and end it gracefully."""
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn"],
+            cwd=ROOT,
+            env={**os.environ, "BIND": "127.0.0.1:0", **settings},
+            stderr=stderr,
+            text=True,
+        )
+    try:
+        yield Service(listening_port(process, log), process, log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def listening_port(process: subprocess.Popen[str], log: Path) -> int:
+    """Return the port that gunicorn says it listens at."""
+    while process.poll() is None:
+        if match := re.search(r"Listening at: http://127.0.0.1:(\d+)", log.read_text()):
+            return int(match[1])
+    raise RuntimeError(log.read_text())

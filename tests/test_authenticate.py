@@ -1,0 +1,105 @@
+"""Step 1: a key stands for an organization, and any other key for nobody."""
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from psycopg2.extensions import cursor as Cursor
+
+from app import create_app
+from bulk_metadata.config import Config
+from tests.conftest import Organization, Post
+from tests.service import PATH
+
+UNAUTHORIZED = {"error": "Invalid or missing API key"}
+# Its checksum is right.
+UNKNOWN = "tlm_0000000000000000000000000000000000000000959bb896"
+
+
+def wrong_keys(key: str) -> dict[str, str]:
+    return {
+        "empty": "",
+        "unknown": UNKNOWN,
+        "cut": key[:-1],
+        "longer": key + "0",
+        "mistyped": key[:-1] + ("0" if key[-1] != "0" else "1"),
+        "other case": key.upper(),
+        "without its prefix": key.removeprefix("tlm_"),
+        "twice, as two headers are joined": f"{key},{key}",
+        "not ASCII": "tlm_é\xff",
+        "SQL": "' OR 1=1 --",
+        "8 KB": "tlm_" + "a" * 8192,
+        "its own digest": "\\x00",
+        "blank": " ",
+        "other digits": "tlm_" + "٣" * 48,
+    }
+
+
+@pytest.mark.parametrize("case", wrong_keys("tlm_" + "0" * 48))
+def test_a_wrong_key_is_refused(case: str, post: Post, acme: Organization) -> None:
+    acme.insert("SN-1")
+    before = acme.rows()
+    response = post({"devices": {"SN-1": {}}}, key=wrong_keys(acme.key)[case])
+    assert (response.status_code, response.json) == (401, UNAUTHORIZED)
+    assert acme.rows() == before
+
+
+def test_a_missing_key_is_refused(client: FlaskClient, acme: Organization) -> None:
+    response = client.post(PATH, data='{"devices": {"SN-1": {}}}')
+    assert (response.status_code, response.json) == (401, UNAUTHORIZED)
+
+
+def test_a_key_in_the_query_string_is_no_key(
+    client: FlaskClient, acme: Organization
+) -> None:
+    response = client.post(f"{PATH}?x-api-key={acme.key}", data="{}")
+    assert (response.status_code, response.json) == (401, UNAUTHORIZED)
+
+
+def test_a_revoked_key_is_refused_at_once(
+    post: Post, acme: Organization, cursor: Cursor
+) -> None:
+    assert post({"devices": {"SN-1": {}}}).status_code == 200
+    cursor.execute("UPDATE api_keys SET revoked_at = now()")
+    assert post({"devices": {"SN-1": {}}}).json == UNAUTHORIZED
+
+
+def test_an_expired_key_is_refused_at_once(
+    post: Post, acme: Organization, cursor: Cursor
+) -> None:
+    key = acme.create_key(expires_in="1 hour")
+    assert post({"devices": {"SN-1": {}}}, key=key).status_code == 200
+    cursor.execute("UPDATE api_keys SET expires_at = now() WHERE expires_at > now()")
+    assert post({"devices": {"SN-1": {}}}, key=key).json == UNAUTHORIZED
+
+
+def test_an_organization_may_have_several_keys(post: Post, acme: Organization) -> None:
+    acme.insert("SN-1")
+    for key in (acme.key, acme.create_key(), acme.create_key(expires_in="90 days")):
+        response = post({"devices": {"SN-1": {"key": "works"}}}, key=key)
+        assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"{}", b'{"devices": {}}', b"\xff", b"x" * 11_000_000]
+)
+def test_nobody_without_a_key_learns_anything_about_the_body(
+    body: bytes, post: Post
+) -> None:
+    response = post(body, key=UNKNOWN)
+    assert (response.status_code, response.json) == (401, UNAUTHORIZED)
+
+
+def test_only_the_digest_of_a_key_is_stored(acme: Organization, cursor: Cursor) -> None:
+    cursor.execute("SELECT row_to_json(api_keys)::text FROM api_keys")
+    [[stored]] = cursor.fetchall()
+    assert acme.key not in stored
+    assert acme.key.encode().hex() not in stored
+
+
+def test_a_malformed_key_is_refused_without_the_database() -> None:
+    app: Flask = create_app(Config(database_url="postgresql://127.0.0.1:1/down"))
+    client = app.test_client()
+    malformed = client.post(PATH, headers={"x-api-key": "tlm_mistyped"})
+    assert (malformed.status_code, malformed.json) == (401, UNAUTHORIZED)
+    # With a right checksum the database is asked.
+    assert client.post(PATH, headers={"x-api-key": UNKNOWN}).status_code == 500

@@ -1,0 +1,139 @@
+"""Step 2: what is valid JSON, and how much of it is taken."""
+
+import json
+
+import pytest
+
+from tests.conftest import Organization, Post
+
+INVALID = {"error": "Invalid JSON payload"}
+
+# Everything that RFC 8259 does not allow, at the places where a parser may be lax.
+NOT_JSON = {
+    "nothing": b"",
+    "white space": b" \r\n\t",
+    "a word": b"devices",
+    "cut": b'{"devices": {"SN-1": {}',
+    "cut after an array": b"[1, 2",
+    "trailing text": b'{"devices": {"SN-1": {}}} x',
+    "two values": b'{"devices": {"SN-1": {}}}{"devices": {"SN-1": {}}}',
+    "trailing comma": b'{"devices": {"SN-1": {},}}',
+    "trailing comma in metadata": b'{"devices": {"SN-1": {"a": [1,]}}}',
+    "single quotes": b"{'devices': {'SN-1': {}}}",
+    "unquoted key": b"{devices: {}}",
+    "comment": b'{"devices": {"SN-1": {}}} // all of them',
+    "NaN": b'{"devices": {"SN-1": {"a": NaN}}}',
+    "Infinity": b'{"devices": {"SN-1": {"a": Infinity}}}',
+    "-Infinity": b'{"devices": {"SN-1": {"a": -Infinity}}}',
+    "NaN beside devices": b'{"devices": {"SN-1": {}}, "a": NaN}',
+    "leading zero": b'{"devices": {"SN-1": {"a": 01}}}',
+    "leading plus": b'{"devices": {"SN-1": {"a": +1}}}',
+    "no digit after the point": b'{"devices": {"SN-1": {"a": 1.}}}',
+    "no digit before the point": b'{"devices": {"SN-1": {"a": .5}}}',
+    "no digit in the exponent": b'{"devices": {"SN-1": {"a": 1e}}}',
+    "hexadecimal": b'{"devices": {"SN-1": {"a": 0x10}}}',
+    "unknown escape": b'{"devices": {"SN-1": {"a": "\\x41"}}}',
+    "short escape": b'{"devices": {"SN-1": {"a": "\\u12"}}}',
+    "raw control character": b'{"devices": {"SN-1": {"a": "\x01"}}}',
+    "raw NUL": b'{"devices": {"SN-1": {"a": "\x00"}}}',
+    "raw line break": b'{"devices": {"SN-1": {"a": "\n"}}}',
+    "high surrogate": b'{"devices": {"SN-1": {"a": "\\ud800"}}}',
+    "high surrogate before text": b'{"devices": {"SN-1": {"a": "\\ud800 and so on"}}}',
+    "low surrogate": b'{"devices": {"SN-1": {"a": "\\udc00"}}}',
+    "surrogates reversed": b'{"devices": {"SN-1": {"a": "\\udc00\\ud800"}}}',
+    "surrogate and letter": b'{"devices": {"SN-1": {"a": "\\ud800\\u0041"}}}',
+    "surrogate in a member name": b'{"devices": {"SN-1": {"\\ud800": 1}}}',
+    "surrogate in an identifier": b'{"devices": {"\\ud800": {}}}',
+    "surrogate beside devices": b'{"\\ud800": 1, "devices": {"SN-1": {}}}',
+    "surrogate encoded": b'{"devices": {"SN-1": {"a": "\xed\xa0\x80"}}}',
+    "not UTF-8 in a string": b'{"devices": {"SN-1": {"a": "\xff"}}}',
+    "not UTF-8 in an identifier": b'{"devices": {"SN-\xff": {}}}',
+    "not UTF-8 beside devices": b'{"devices": {"SN-1": {}}, "a": "\xff"}',
+    "overlong UTF-8": b'{"devices": {"SN-1": {"a": "\xc0\xaf"}}}',
+    "latin-1": '{"devices": {"SN-1": {"a": "é"}}}'.encode("latin-1"),
+    "UTF-16": '{"devices": {"SN-1": {}}}'.encode("utf-16"),
+    "UTF-32": '{"devices": {"SN-1": {}}}'.encode("utf-32"),
+    "two byte order marks": b"\xef\xbb\xbf\xef\xbb\xbf" + b'{"devices": {"SN-1": {}}}',
+    "another kind of space": '{"devices":\u00a0{"SN-1": {}}}'.encode(),
+    "gzip": bytes.fromhex("1f8b0800000000000003ab4e492dcb4c4e2d56b2aaae05002e1f1e")
+    + b"",
+    "a form": b"devices=SN-1",
+    "100,000 levels": b'{"devices": {"SN-1": {"a": ' + b"[" * 100_000 + b"]" * 100_000,
+    "a million brackets": b"[" * 1_000_000,
+    "a million braces": b'{"a":' * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("case", NOT_JSON)
+def test_a_body_that_is_not_json_is_refused(
+    case: str, post: Post, acme: Organization
+) -> None:
+    acme.insert("SN-1")
+    before = acme.rows()
+    response = post(NOT_JSON[case])
+    assert (response.status_code, response.json) == (400, INVALID)
+    assert acme.rows() == before
+
+
+@pytest.mark.parametrize(
+    ("depth", "bracket"), [(200, "[]"), (200, "{}"), (900, "[]")], ids=str
+)
+def test_deep_metadata_is_stored(
+    depth: int, bracket: str, post: Post, acme: Organization
+) -> None:
+    acme.insert("SN-1")
+    opening = bracket[0] + ('"a":' if bracket == "{}" else "")
+    text = opening * depth + "1" + bracket[1] * depth
+    body = '{"devices": {"SN-1": {"a": ' + text + "}}}"
+    assert post(body).status_code == 200
+    assert acme.texts()["SN-1"].replace(" ", "") == '{"a":' + text + "}"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain", "\xff"],
+)
+def test_the_content_type_is_not_looked_at(
+    content_type: str, post: Post, acme: Organization
+) -> None:
+    acme.insert("SN-1")
+    body = {"devices": {"SN-1": {"a": 1}}}
+    assert post(body, **{"content-type": content_type}).status_code == 200
+    assert acme.metadata() == {"SN-1": {"a": 1}}
+
+
+def test_a_byte_order_mark_is_skipped(post: Post, acme: Organization) -> None:
+    acme.insert("SN-1")
+    body = b"\xef\xbb\xbf" + b'{"devices": {"SN-1": {"a": "\xef\xbb\xbf"}}}'
+    assert post(body).status_code == 200
+    assert acme.metadata() == {"SN-1": {"a": "\ufeff"}}
+
+
+LIMIT = 10 * 1024 * 1024
+
+
+def body_of(size: int) -> bytes:
+    start, end = b'{"devices": {"SN-1": {"a": "', b'"}}}'
+    return start + b"x" * (size - len(start) - len(end)) + end
+
+
+def test_a_body_of_10_mib_is_taken(post: Post, acme: Organization) -> None:
+    acme.insert("SN-1")
+    assert post(body_of(LIMIT)).status_code == 200
+    assert len(acme.metadata()["SN-1"]["a"]) == LIMIT - 32
+
+
+def test_one_byte_more_is_refused(post: Post, acme: Organization) -> None:
+    acme.insert("SN-1")
+    before = acme.rows()
+    response = post(body_of(LIMIT + 1))
+    assert response.status_code == 413
+    assert response.json == {"error": "Request body too large. Maximum 10485760 bytes"}
+    assert acme.rows() == before
+
+
+def test_a_document_of_9_mb_is_stored_whole(post: Post, acme: Organization) -> None:
+    acme.insert("SN-1")
+    metadata = {str(number): "x" * 80 for number in range(100_000)}
+    assert post(json.dumps({"devices": {"SN-1": metadata}})).status_code == 200
+    assert acme.metadata() == {"SN-1": metadata}

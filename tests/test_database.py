@@ -1,0 +1,184 @@
+"""The pool: what it tries again, what it gives up, and that it never keeps a place."""
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+from app import create_app
+from bulk_metadata.config import Config
+from bulk_metadata.database import Database, DatabaseError
+from tests.conftest import Organization, Post, connect
+from tests.service import PATH
+
+KILL = """
+SELECT count(pg_terminate_backend(pid))
+  FROM pg_stat_activity
+ WHERE application_name = 'bulk-metadata'
+   AND pid <> pg_backend_pid()
+"""
+
+
+def backend_pid(cursor: Cursor) -> int:
+    return cursor.connection.info.backend_pid
+
+
+@pytest.fixture
+def database(config: Config) -> Database:
+    return Database(replace(config, pool_size=2))
+
+
+@pytest.fixture
+def other(owner_url: str) -> Iterator[Connection]:
+    """Another session, which may hold locks."""
+    connection = connect(owner_url)
+    connection.autocommit = False
+    yield connection
+    connection.close()
+
+
+def test_a_connection_is_used_again(database: Database) -> None:
+    assert database.run(backend_pid) == database.run(backend_pid)
+
+
+def test_nothing_is_connected_before_the_first_query(config: Config) -> None:
+    create_app(replace(config, database_url="postgresql://127.0.0.1:1/down"))
+
+
+def test_a_connection_that_died_in_the_pool_is_replaced(
+    database: Database, cursor: Cursor
+) -> None:
+    with ThreadPoolExecutor(2) as executor:
+        list(executor.map(database.run, [backend_pid] * 10))
+    cursor.execute(KILL)
+    for _ in range(4):
+        database.run(backend_pid)
+
+
+def test_no_call_fails_when_the_server_drops_idle_connections(
+    post: Post, acme: Organization, cursor: Cursor
+) -> None:
+    for _ in range(4):
+        assert post({"devices": {"SN-1": {}}}).status_code == 200
+        cursor.execute(KILL)
+
+
+def test_a_connection_that_dies_twice_is_given_up(database: Database) -> None:
+    def die(cursor: Cursor) -> None:
+        deaths.append(cursor.connection.info.backend_pid)
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    database.run(backend_pid)
+    deaths: list[int] = []
+    with pytest.raises(DatabaseError, match=r"57P01|server closed the connection"):
+        database.run(die)
+    # Once on the connection from the pool, once on a new one; and the place is free.
+    assert len(set(deaths)) == 2
+    database.run(backend_pid)
+
+
+def conflict(state: str, times: int) -> Callable[[Cursor], str]:
+    """Return a query that meets a conflict, raised by the server, so many times."""
+    conflicts = iter([state] * times)
+
+    def query(cursor: Cursor) -> str:
+        for met in conflicts:
+            cursor.execute(f"DO 'BEGIN RAISE SQLSTATE ''{met}''; END'")
+        return "done"
+
+    return query
+
+
+@pytest.mark.parametrize("state", ["40P01", "40001"])
+def test_a_conflict_is_tried_again(state: str, database: Database) -> None:
+    assert database.run(conflict(state, times=5)) == "done"
+    with pytest.raises(DatabaseError, match=state):
+        database.run(conflict(state, times=6))
+
+
+def test_another_error_is_not_tried_again(database: Database) -> None:
+    with pytest.raises(DatabaseError, match="23505"):
+        database.run(conflict("23505", times=1))
+
+
+def test_a_statement_over_its_limit_is_stopped(config: Config) -> None:
+    database = Database(replace(config, lock_timeout=1, statement_timeout=2))
+    with pytest.raises(DatabaseError, match="57014: canceling statement due to st"):
+        database.run(lambda cursor: cursor.execute("SELECT pg_sleep(20)"))
+
+
+def call(config: Config, acme: Organization) -> tuple[int, object]:
+    response = (
+        create_app(config)
+        .test_client()
+        .post(
+            PATH,
+            data='{"devices": {"SN-1": {"a": 1}}}',
+            headers={"x-api-key": acme.key},
+        )
+    )
+    return response.status_code, response.json
+
+
+FAILURE = (500, {"error": "Internal server error"})
+
+
+def test_a_row_locked_too_long_fails_the_call_and_leaves_no_residue(
+    config: Config,
+    acme: Organization,
+    other: Connection,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    acme.insert("SN-1")
+    before = acme.rows()
+    with other.cursor() as locker:
+        locker.execute("SELECT FROM devices FOR UPDATE")
+        with caplog.at_level(logging.ERROR):
+            assert call(replace(config, lock_timeout=1), acme) == FAILURE
+    assert "55P03: canceling statement due to lock timeout" in caplog.text
+    assert acme.rows() == before
+    other.rollback()
+    assert call(config, acme)[0] == 200
+
+
+def test_a_pool_in_use_makes_a_call_wait_a_bounded_time(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(replace(config, pool_size=1, pool_timeout=1))
+
+    def hold(cursor: Cursor) -> None:
+        with pytest.raises(DatabaseError, match="all connections stayed in use"):
+            database.run(backend_pid)
+
+    database.run(hold)
+    database.run(backend_pid)
+
+
+def test_a_database_that_is_down_fails_the_call(
+    config: Config, acme: Organization, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        down = replace(config, database_url="postgresql://127.0.0.1:1/down")
+        assert call(down, acme) == FAILURE
+    assert "Connection refused" in caplog.text
+
+
+def test_the_urls_own_settings_are_kept(config: Config) -> None:
+    url = f"{config.database_url} application_name=ops options='-c work_mem=123kB'"
+    database = Database(replace(config, database_url=url))
+
+    def settings(cursor: Cursor) -> list[str]:
+        names = ["application_name", "work_mem", "enable_seqscan", "lock_timeout"]
+        cursor.execute(
+            "SELECT array_agg(current_setting(name) ORDER BY number)"
+            " FROM unnest(%s) WITH ORDINALITY AS names (name, number)",
+            (names,),
+        )
+        [[values]] = cursor.fetchall()
+        return list(values)
+
+    assert database.run(settings) == ["ops", "123kB", "off", "4s"]

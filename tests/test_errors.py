@@ -1,0 +1,52 @@
+"""What becomes of an error: JSON, one sentence, nothing leaked, and the log told."""
+
+import logging
+
+import pytest
+from flask.testing import FlaskClient
+from psycopg2.extensions import cursor as Cursor
+
+from tests.conftest import Organization, Post
+from tests.service import PATH
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/api", PATH + "/", "/" + PATH, PATH.upper(), PATH + "%00", "/%0d%0aLog: x"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_another_path_is_not_found(method: str, path: str, client: FlaskClient) -> None:
+    response = client.open(path, method=method)
+    assert (response.status_code, response.json) == (404, {"error": "Not Found"})
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "X"])
+def test_another_method_is_not_allowed(method: str, client: FlaskClient) -> None:
+    response = client.open(PATH, method=method)
+    assert response.status_code == 405
+    assert response.json == {"error": "Method Not Allowed"}
+    assert response.headers["Allow"] == "POST"
+
+
+def test_head_is_not_allowed_either(client: FlaskClient) -> None:
+    response = client.head(PATH)
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+
+
+def test_a_fault_is_logged_and_never_sent(
+    post: Post, acme: Organization, cursor: Cursor, caplog: pytest.LogCaptureFixture
+) -> None:
+    acme.insert("SN-1")
+    before = acme.rows()
+    cursor.execute("ALTER TABLE devices RENAME COLUMN identifier TO serial")
+    try:
+        with caplog.at_level(logging.ERROR):
+            response = post({"devices": {"SN-1": {"secret": "metadata"}}})
+    finally:
+        cursor.execute("ALTER TABLE devices RENAME COLUMN serial TO identifier")
+    assert response.status_code == 500
+    assert response.json == {"error": "Internal server error"}
+    assert "42703: column devices.identifier does not exist" in caplog.text
+    assert "secret" not in caplog.text
+    assert acme.key not in caplog.text
+    assert acme.rows() == before

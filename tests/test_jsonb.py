@@ -1,0 +1,82 @@
+"""What jsonb can hold: our judgement is PostgreSQL's own, but for exponents."""
+
+import json
+import tracemalloc
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from psycopg2.errors import NumericValueOutOfRange
+from psycopg2.extensions import connection as Connection
+
+from bulk_metadata.jsonb import may_be_refused, refusal
+
+EXPONENTS = st.one_of(st.just(0), st.integers(-310, 310), st.sampled_from([308, -308]))
+# Around numeric's limits of 131,072 digits before the point and 16,383 behind it.
+WHOLE = st.one_of(st.integers(1, 9), st.integers(130_700, 131_400))
+FRACTION = st.one_of(st.integers(0, 9), st.integers(16_000, 16_800))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(whole=WHOLE, fraction=FRACTION, exponent=EXPONENTS, sign=st.sampled_from("+- "))
+@example(whole=131_072, fraction=0, exponent=0, sign=" ")
+@example(whole=131_073, fraction=0, exponent=0, sign=" ")
+@example(whole=130_764, fraction=0, exponent=308, sign="+")
+@example(whole=130_765, fraction=0, exponent=308, sign=" ")
+@example(whole=1, fraction=16_383, exponent=0, sign=" ")
+@example(whole=1, fraction=16_384, exponent=0, sign=" ")
+@example(whole=1, fraction=16_075, exponent=-308, sign=" ")
+@example(whole=1, fraction=16_076, exponent=-308, sign=" ")
+def test_a_number_is_refused_exactly_when_postgresql_refuses_it(
+    whole: int, fraction: int, exponent: int, sign: str, connection: Connection
+) -> None:
+    number = "7" * whole
+    if fraction:
+        number += "." + "3" * fraction
+    if exponent:
+        number += f"e{sign.strip() if exponent > 0 else ''}{exponent}"
+    document = f'{{"a": {number}}}'.encode()
+    fits = abs(exponent) <= 308
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute("SELECT %s::jsonb", (document.decode(),))
+        except NumericValueOutOfRange:
+            fits = False
+    assert refusal(document) == (None if fits else "number out of range")
+    if not fits:
+        assert may_be_refused(document)
+
+
+TEXTS = st.lists(
+    st.sampled_from(
+        ["\\", '"', "\0", "u0000", "1e999", "-1E-400", "0", ",", " ", "[", "}", "é"]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(name=TEXTS, text=TEXTS, ascii_only=st.booleans())
+def test_what_stands_in_a_string_is_never_taken_for_something_else(
+    name: str, text: str, ascii_only: bool, connection: Connection
+) -> None:
+    document = json.dumps({name: [text]}, ensure_ascii=ascii_only).encode()
+    has_nul = "\0" in name + text
+    expected = "must not contain the NUL character" if has_nul else None
+    assert refusal(document) == expected
+    if has_nul:
+        assert may_be_refused(document)
+    else:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT %s::jsonb", (document.decode(),))
+            assert cursor.fetchall() == [({name: [text]},)]
+
+
+def test_megabytes_are_judged_in_next_to_no_memory() -> None:
+    """A pattern that could backtrack into a long string would need gigabytes."""
+    text = b'\\"\\\\' * 2_000_000 + b"1e999" + b"x" * 2_000_000
+    document = b'{"a": "' + text + b'"}'
+    tracemalloc.start()
+    assert refusal(document) is None
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < len(document) / 10

@@ -1,0 +1,169 @@
+"""Whatever two organizations send, the database ends up as a dictionary would."""
+
+import json
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg2.extensions import cursor as Cursor
+
+from tests.conftest import Organization
+from tests.service import PATH
+
+# Names that exist, and neighbours that trimming, case or normalisation could mix up.
+EXISTING = ["SN-1", "SN-2", "sn-1", "é", "e\u0301", "10", "9", "%s", "\\", "🚚"]
+PADDING = st.text(" \t\n\u00a0\u3000", max_size=2)
+IDENTIFIERS = st.one_of(
+    st.builds("{}{}{}".format, PADDING, st.sampled_from(EXISTING), PADDING),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+)
+
+NUMBERS = st.one_of(
+    st.integers(-(10**40), 10**40).map(str),
+    st.decimals(allow_nan=False, allow_infinity=False, places=20).map("{:f}".format),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.builds("{}e{}".format, st.integers(-99, 99), st.integers(-320, 320)),
+)
+STRINGS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).map(
+    lambda text: json.dumps(text, ensure_ascii=len(text) % 2 == 0)
+)
+VALUES = st.recursive(
+    st.one_of(st.sampled_from(["null", "true", "false", "{}", "[]"]), NUMBERS, STRINGS),
+    lambda values: st.one_of(
+        st.lists(values, max_size=3).map(lambda items: "[" + ",".join(items) + "]"),
+        st.lists(st.tuples(STRINGS, values), max_size=3).map(
+            lambda items: "{" + ", ".join(f"{k}: {v}" for k, v in items) + "}"
+        ),
+    ),
+    max_leaves=8,
+)
+DOCUMENTS = st.lists(st.tuples(STRINGS, VALUES), max_size=3).map(
+    lambda items: "{" + ",".join(f"{name}:{value}" for name, value in items) + "}"
+)
+# Mostly documents, now and then a value that is none.
+METADATA = st.one_of(DOCUMENTS, DOCUMENTS, DOCUMENTS, VALUES)
+CALLS = st.lists(
+    st.tuples(
+        st.sampled_from(["Acme", "Globex"]),
+        st.lists(st.tuples(IDENTIFIERS, METADATA), max_size=6),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+class OutOfRangeError(Exception):
+    """A number that the contract refuses."""
+
+
+def number(text: str) -> Decimal:
+    _, _, exponent = text.lower().partition("e")
+    if abs(int(exponent or 0)) > 308:
+        raise OutOfRangeError
+    return Decimal(text)
+
+
+def parse(text: str) -> Any:
+    return json.loads(text, parse_int=number, parse_float=number)
+
+
+def has_nul(value: Any) -> bool:
+    match value:
+        case str():
+            return "\0" in value
+        case list() | tuple():
+            return any(map(has_nul, value))
+        case _:
+            return False
+
+
+def reason_against(text: str) -> str | None:
+    # What is repeated in the text is refused as well, although the last one wins.
+    if has_nul(json.loads(text, object_pairs_hook=lambda pairs: [list(pairs)])):
+        return "must not contain the NUL character"
+    try:
+        parse(text)
+    except OutOfRangeError:
+        return "number out of range"
+    return None
+
+
+Model = dict[str, dict[str, Any]]
+
+
+def expected(devices: Model, ids: dict[str, str], entries: Any) -> tuple[int, Any]:
+    """Return the answer to a call, and apply it to the model."""
+    sent: dict[str, str] = {}
+    for key, text in dict(entries).items():
+        sent[key.strip()] = text
+    if not sent:
+        return 400, {"error": "devices must contain at least one entry"}
+    for identifier, text in sent.items():
+        if not text.startswith("{"):
+            return 400, {
+                "error": f'Invalid metadata for device "{identifier}": '
+                "must be a JSON object"
+            }
+    for identifier, text in sent.items():
+        if reason := reason_against(text):
+            return 400, {
+                "error": f'Invalid metadata for device "{identifier}": {reason}'
+            }
+    found = [identifier for identifier in sent if identifier in devices]
+    devices.update({identifier: parse(sent[identifier]) for identifier in found})
+    return 200, {
+        "success": True,
+        "updated": len(found),
+        "notFound": len(sent) - len(found),
+        "results": [
+            {
+                "identifier": identifier,
+                "deviceId": ids.get(identifier, ""),
+                "status": "updated" if identifier in ids else "not_found",
+            }
+            for identifier in sent
+        ],
+    }
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(calls=CALLS)
+def test_any_sequence_of_calls_leaves_what_a_dictionary_would(
+    calls: list[Any], client: FlaskClient, cursor: Cursor
+) -> None:
+    organizations = {
+        name: Organization(cursor, f"{name} {uuid4()}") for name in ("Acme", "Globex")
+    }
+    organizations["Acme"].insert(*EXISTING)
+    organizations["Globex"].insert(*EXISTING[:5])
+    models: dict[str, Model] = {
+        name: organization.metadata() for name, organization in organizations.items()
+    }
+    for name, entries in calls:
+        organization = organizations[name]
+        body = ",".join(f"{json.dumps(key)}: {text}" for key, text in entries)
+        response = client.post(
+            PATH,
+            data='{"devices": {' + body + "}}",
+            headers={"x-api-key": organization.key},
+        )
+        assert (response.status_code, response.json) == expected(
+            models[name], organization.ids(), entries
+        )
+        for other, model in models.items():
+            texts = organizations[other].texts()
+            assert {key: parse(text) for key, text in texts.items()} == model
+
+
+@pytest.mark.parametrize("text", ['{"a": 1e309}', '{"a": {"\\u0000": 1}}'])
+def test_the_model_knows_what_is_refused(text: str) -> None:
+    assert reason_against(text)
