@@ -1,11 +1,13 @@
 """gunicorn's worker, taught that every answer is JSON: also to what is no request yet,
 or not even HTTP, and never reaches the application."""
 
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from gunicorn.http.errors import (
+    ConfigurationProblem,
     ExpectationFailed,
     InvalidHeader,
     LimitRequestHeaders,
@@ -34,10 +36,8 @@ class Worker(ThreadWorker):
             "Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
-        try:
+        with suppress(OSError):  # the client may be gone
             write_nonblock(client, head.encode() + body)
-        except OSError:
-            self.log.debug("The client did not wait for its error")
 
 
 def refusal(error: BaseException) -> tuple[HTTPStatus, str]:
@@ -54,7 +54,7 @@ def refusal(error: BaseException) -> tuple[HTTPStatus, str]:
             return HTTPStatus.NOT_IMPLEMENTED, "Unsupported transfer coding"
         case ExpectationFailed():
             return HTTPStatus.EXPECTATION_FAILED, "Unsupported expectation"
-        case ParseException():
+        case ParseException() if not isinstance(error, ConfigurationProblem):
             return HTTPStatus.BAD_REQUEST, "Invalid HTTP request"
         case _:
             return HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error"

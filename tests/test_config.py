@@ -1,5 +1,6 @@
 """The settings: a wrong one is named, and said how to mend."""
 
+import os
 import subprocess
 import sys
 
@@ -73,7 +74,7 @@ def test_a_wrong_setting_stops_the_start_with_a_sentence(command: str) -> None:
     process = subprocess.run(
         [sys.executable, "-m", *command.split()],
         cwd=ROOT,
-        env={},
+        env={**os.environ, "DATABASE_URL": ""},
         capture_output=True,
         text=True,
         timeout=60,

@@ -97,6 +97,7 @@ def _read_csv(lines: Iterable[str]) -> Iterator[Device]:
     line = 1
     try:
         _judge_header(rows.fieldnames or [])
+        line = rows.line_num + 1
         for row in rows:
             line = rows.line_num - sum(str(cell).count("\n") for cell in row.values())
             if None in row or None in row.values():

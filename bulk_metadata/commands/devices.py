@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from flask.cli import with_appcontext
 from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
 
@@ -24,6 +25,7 @@ from bulk_metadata.commands.session import session
 @click.command("import-devices")
 @click.argument("organization")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@with_appcontext
 def import_devices_command(organization: str, file: Path) -> None:
     """Create the devices of FILE in ORGANIZATION (its id or name).
 

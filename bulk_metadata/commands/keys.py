@@ -3,6 +3,7 @@
 from uuid import UUID
 
 import click
+from flask.cli import with_appcontext
 from psycopg2.errors import DataError
 from psycopg2.extensions import cursor as Cursor
 
@@ -17,6 +18,7 @@ from bulk_metadata.commands.session import session
 @click.option(
     "--expires-in", metavar="SPAN", help="'90 days', '12 hours': never unless given."
 )
+@with_appcontext
 def create_key_command(organization: str, name: str, expires_in: str | None) -> None:
     """Create an API key for ORGANIZATION (its id or name) and show it, once."""
     with session() as cursor:
@@ -73,6 +75,7 @@ ORDER BY organizations.name, api_keys.created_at
 
 @click.command("list-keys")
 @click.argument("organization", required=False)
+@with_appcontext
 def list_keys_command(organization: str | None) -> None:
     """List the API keys of ORGANIZATION (its id or name), or all; never the keys
     themselves."""
@@ -96,6 +99,7 @@ RETURNING to_char(revoked_at, 'YYYY-MM-DD HH24:MI:SS TZ')
 
 @click.command("revoke-key")
 @click.argument("key_id", type=click.UUID)
+@with_appcontext
 def revoke_key_command(key_id: UUID) -> None:
     """Stop the API key with the id KEY_ID from working, at once and for good."""
     with session() as cursor:

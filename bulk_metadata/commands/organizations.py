@@ -1,6 +1,7 @@
 """Organizations: ``flask create-organization``, and how the others find them."""
 
 import click
+from flask.cli import with_appcontext
 from psycopg2.errors import UniqueViolation
 from psycopg2.extensions import cursor as Cursor
 
@@ -9,6 +10,7 @@ from bulk_metadata.commands.session import session
 
 @click.command("create-organization")
 @click.argument("name")
+@with_appcontext
 def create_organization_command(name: str) -> None:
     """Create the organization NAME."""
     with session() as cursor:

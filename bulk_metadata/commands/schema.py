@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+from flask.cli import with_appcontext
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.commands.session import session
@@ -11,6 +12,7 @@ SCHEMA = Path(__file__).parents[2] / "schema.sql"
 
 
 @click.command("init-db")
+@with_appcontext
 def init_db_command() -> None:
     """Create the tables and the service's role, where they are missing."""
     with session() as cursor:

@@ -27,8 +27,6 @@ from bulk_metadata.demo.embedded import start_postgres
 from bulk_metadata.queries import select_organization_id
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT / ".data"
-KEY_FILE = DATA / "demo.key"
 
 # The contract's example and a few more; SN-UNKNOWN stays unknown.
 INSERT_DEMO = """
@@ -52,18 +50,21 @@ curl http://{bind}/api/ext-v1/device/bulk-metadata \\
         "SN-B200": {{"firmwareVersion": "3.2.1", "status": "maintenance"}},
         "SN-UNKNOWN": {{"status": "active"}}}}}}'
 
-The key is also in {key_file}. Ctrl-C stops everything; the data stays in {data}.
+The key is also in {data}/demo.key. Ctrl-C stops everything; the data stays there.
 """
 
 
 @click.command()
-def main() -> None:
-    """Run the demo until it is told to stop."""
+@click.argument("data", default=ROOT / ".data", type=click.Path(path_type=Path))
+def main(data: Path) -> None:
+    """Run the demo, with its files in the folder DATA, until it is told to stop."""
     bind = os.environ.get("BIND") or Config.bind
     refuse_taken_port(bind)
     url = os.environ.get("DATABASE_URL")
-    with nullcontext((url, url)) if url else embedded_database() as (owner, service):
-        serve(bind, service, prepare(owner))
+    database = nullcontext((url, url)) if url else embedded_database(data / "postgres")
+    with database as (owner, service):
+        key = prepare(owner, data / "demo.key")
+        serve(bind, service, READY.format(bind=bind, key=key, data=data))
     click.echo("Stopped.")
 
 
@@ -80,14 +81,14 @@ def refuse_taken_port(bind: str) -> None:
 
 
 @contextmanager
-def embedded_database() -> Iterator[tuple[str, str]]:
+def embedded_database(folder: Path) -> Iterator[tuple[str, str]]:
     """Run a PostgreSQL of our own; give its URL for the owner and for the service."""
     click.echo("Starting PostgreSQL ...")
     try:
-        server = start_postgres(DATA / "postgres")
+        server = start_postgres(folder)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise click.ClickException(
-            f"PostgreSQL did not start in {DATA}: {error}. If that folder is another "
+            f"PostgreSQL did not start in {folder}: {error}. If that folder is another "
             "user's or broken, remove it; or set DATABASE_URL to a PostgreSQL of yours."
         ) from None
     try:
@@ -97,7 +98,7 @@ def embedded_database() -> Iterator[tuple[str, str]]:
         server.stop()
 
 
-def prepare(url: str) -> str:
+def prepare(url: str, key_file: Path) -> str:
     """Make what is missing in the database, and return the demo's API key."""
     try:
         config = Config.from_env({**os.environ, "DATABASE_URL": url})
@@ -107,17 +108,17 @@ def prepare(url: str) -> str:
         apply_schema(cursor)
         cursor.execute(INSERT_DEMO)
         organization_id = find_organization(cursor, "demo")
-        key = KEY_FILE.read_text() if KEY_FILE.exists() else ""
+        key = key_file.read_text() if key_file.exists() else ""
         if select_organization_id(cursor, digest(key)) != organization_id:
             _, key = create_key(cursor, organization_id, "make run")
-            DATA.mkdir(exist_ok=True)
-            KEY_FILE.touch(mode=0o600)
-            KEY_FILE.write_text(key)
+            key_file.parent.mkdir(parents=True, exist_ok=True)
+            key_file.touch(mode=0o600)
+            key_file.write_text(key)
     return key
 
 
-def serve(bind: str, url: str, key: str) -> None:
-    """Run gunicorn until it ends, or we are told to end."""
+def serve(bind: str, url: str, ready: str) -> None:
+    """Run gunicorn until it ends, or we are told to end; say ``ready`` when it is."""
     # In a group of its own, so that Ctrl-C reaches it through us only: as SIGTERM, on
     # which it finishes what it is answering.
     gunicorn = subprocess.Popen(
@@ -128,14 +129,14 @@ def serve(bind: str, url: str, key: str) -> None:
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: gunicorn.terminate())
-    wait_until_listening(bind, gunicorn)
-    click.echo(READY.format(bind=bind, key=key, key_file=KEY_FILE, data=DATA))
+    if comes_to_listen(gunicorn, bind):
+        click.echo(ready)
     if gunicorn.wait() != 0:
         raise click.ClickException("gunicorn ended with an error, see above.")
 
 
-def wait_until_listening(bind: str, process: subprocess.Popen[bytes]) -> None:
-    """Return when ``process`` listens at ``bind``, or has ended."""
+def comes_to_listen(process: subprocess.Popen[bytes], bind: str) -> bool:
+    """Wait until ``process`` listens at ``bind``; return False if it ends before."""
     host, _, port = bind.rpartition(":")
     while process.poll() is None:
         try:
@@ -143,8 +144,8 @@ def wait_until_listening(bind: str, process: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.1)
         else:
-            return
+            return True
+    return False
 
 
-if __name__ == "__main__":
-    main()
+main()

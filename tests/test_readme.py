@@ -1,0 +1,143 @@
+"""What the README says is what the service does."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import create_app
+from bulk_metadata.config import Config
+from tests.conftest import Organization, Post
+from tests.service import PATH, ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def table(header: str) -> list[list[str]]:
+    """Return the cells of the table with this header, row by row."""
+    rows = README.split(f"\n{header}\n")[1].split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
+
+
+# A request for each sentence of the table.
+REQUESTS: dict[str, Any] = {
+    "Invalid JSON payload": b"{",
+    "devices is required and must be an object mapping identifiers to metadata": [],
+    "devices must contain at least one entry": {"devices": {}},
+    "Too many devices. Maximum 1000 per request": {
+        "devices": {str(number): {} for number in range(1001)}
+    },
+    'Invalid metadata for device "SN-1": must be a JSON object': {
+        "devices": {"SN-1": None}
+    },
+    'Invalid metadata for device "SN-1": must not contain the NUL character': {
+        "devices": {"SN-1": {"a": "\0"}}
+    },
+    'Invalid metadata for device "SN-1": number out of range': (
+        b'{"devices": {"SN-1": {"a": 1e309}}}'
+    ),
+    "Request body too large. Maximum 10485760 bytes": b" " * 10_485_761,
+}
+ERRORS = {
+    sentence: int(status)
+    for status, sentence, _ in table('| status | `{"error": ...}` | when |')
+}
+
+
+@pytest.mark.parametrize("sentence", REQUESTS)
+def test_the_error_table(sentence: str, post: Post) -> None:
+    response = post(REQUESTS[sentence])
+    assert response.json == {"error": sentence}
+    assert response.status_code == ERRORS[sentence]
+
+
+def test_the_rest_of_the_error_table(post: Post, config: Config) -> None:
+    client = create_app(
+        replace(config, database_url="postgresql://127.0.0.1:1/down")
+    ).test_client()
+    key = {"x-api-key": "tlm_0000000000000000000000000000000000000000959bb896"}
+    responses = [
+        client.post(PATH),
+        client.post("/"),
+        client.get(PATH),
+        client.post(PATH, headers=key),
+    ]
+    rest = {
+        response.json["error"]: response.status_code
+        for response in responses
+        if response.json
+    }
+    assert rest == {
+        sentence: status
+        for sentence, status in ERRORS.items()
+        if sentence not in REQUESTS
+    }
+
+
+def test_the_settings_table() -> None:
+    documented = [
+        (name, default)
+        for name, default, _ in table("| setting | default | what it is |")
+    ]
+    assert documented == [
+        (field.name.upper(), "" if field.name == "database_url" else str(field.default))
+        for field in fields(Config)
+    ]
+
+
+def test_the_map_names_what_there_is() -> None:
+    for names, _ in table("| file | what it does |"):
+        for name in re.split(r"`, `", names):
+            assert (ROOT / name).exists(), name
+
+
+def test_the_make_targets_exist() -> None:
+    targets = set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))
+    assert targets >= {"run", "test", "check"}
+    for target in targets:
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, timeout=60)
+
+
+def test_the_commands(acme: Organization, owner_url: str, tmp_path: Path) -> None:
+    """From an empty database to devices, with the files as they stand."""
+    acme.cursor.execute("TRUNCATE organizations CASCADE")
+    [init] = re.findall(r"^flask init-db$", README, re.MULTILINE)
+    [commands] = re.findall(r"```sh\n(flask create-organization.+?)```", README, re.S)
+    csv, ndjson = re.findall(
+        r"```\n(identifier,.+?|\{\"identifier.+?)```", README, re.S
+    )
+    for name, content in (("devices.csv", csv), ("devices.ndjson", ndjson)):
+        (tmp_path / name).write_text(content)
+    again = f"flask import-devices Acme {tmp_path}/devices.ndjson"
+    script = "\n".join([init, commands, again]).replace(
+        " devices.csv", f" {tmp_path}/devices.csv"
+    )
+    process = subprocess.run(
+        ["bash", "-ec", script],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DATABASE_URL": owner_url,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    assert lines[1].startswith('Created the organization "Acme" with the id ')
+    assert lines[2].startswith('Created the key "nightly job" with the id ')
+    assert lines[3].startswith('Imported 2 devices into "Acme"; 0 existed already')
+    assert lines[4].endswith("Acme  nightly job")
+    assert lines[5].startswith('Imported 0 devices into "Acme"; 2 existed already')
+    acme.cursor.execute("SELECT identifier, device_metadata FROM devices ORDER BY 1")
+    assert acme.cursor.fetchall() == [
+        ("SN-A100", {"location": "Building A"}),
+        ("SN-B200", {}),
+    ]
