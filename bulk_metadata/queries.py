@@ -1,7 +1,10 @@
 """The two SQL statements of a request, each above the function that runs it."""
 
+from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
+
+from bulk_metadata.body import invalid_json
 
 SELECT_ORGANIZATION_ID = """
 SELECT organization_id
@@ -40,15 +43,20 @@ def update_metadata(
     ``documents`` maps identifiers to JSON text. Returns the ids of the devices found,
     by identifier. Rows are sorted as the index is (code points, COLLATE "C"), so that
     all callers lock devices in one order and cannot deadlock.
+
+    Raises ApiError 400 for a document nested deeper than PostgreSQL's
+    ``max_stack_depth`` allows, if Python's parser allowed it.
     """
     rows = sorted(row for row in documents.items() if _can_exist(row[0]))
     if not rows:
         return {}
     statement = cursor.mogrify(UPDATE_METADATA, (organization_id,))
-    # With the default page_size of 100 it would be ten statements.
-    return dict(
-        execute_values(cursor, statement, rows, page_size=len(rows), fetch=True)
-    )
+    try:
+        # With the default page_size of 100 it would be ten statements.
+        found = execute_values(cursor, statement, rows, page_size=len(rows), fetch=True)
+    except StatementTooComplex:
+        raise invalid_json() from None
+    return dict(found)
 
 
 def _can_exist(identifier: str) -> bool:

@@ -1,10 +1,15 @@
 """Step 2: what is valid JSON, and how much of it is taken."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from psycopg2.extensions import make_dsn
 
+from app import create_app
+from bulk_metadata.config import Config
 from tests.conftest import Organization, Post
+from tests.service import PATH
 
 INVALID = {"error": "Invalid JSON payload"}
 
@@ -87,6 +92,26 @@ def test_deep_metadata_is_stored(
     body = '{"devices": {"SN-1": {"a": ' + text + "}}}"
     assert post(body).status_code == 200
     assert acme.texts()["SN-1"].replace(" ", "") == '{"a":' + text + "}"
+
+
+def test_metadata_too_deep_for_the_server_is_refused(
+    acme: Organization, config: Config, owner_url: str
+) -> None:
+    """Python's parser may go deeper than PostgreSQL's, which has its own limit."""
+    acme.insert("SN-1")
+    before = acme.rows()
+    url = make_dsn(owner_url, options="-c max_stack_depth=100kB")
+    response = (
+        create_app(replace(config, database_url=url))
+        .test_client()
+        .post(
+            PATH,
+            data='{"devices": {"SN-1": {"a": ' + "[" * 800 + "]" * 800 + "}}}",
+            headers={"x-api-key": acme.key},
+        )
+    )
+    assert (response.status_code, response.json) == (400, INVALID)
+    assert acme.rows() == before
 
 
 @pytest.mark.parametrize(

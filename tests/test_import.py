@@ -296,6 +296,7 @@ def test_progress_shows_on_a_terminal_only(
     assert process.stdout == (
         'Imported 25000 devices into "Acme"; 0 existed already and were left alone.\n'
     )
-    assert "Importing" in shown
+    assert "Reading" in shown
     assert "100%" in shown
+    assert "Storing 25000 devices ..." in shown
     assert len(acme.rows()) == 25_000

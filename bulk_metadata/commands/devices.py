@@ -6,11 +6,9 @@ be good, one INSERT creates those that do not exist yet.
 
 import re
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import click
 from flask.cli import with_appcontext
@@ -33,29 +31,27 @@ def import_devices_command(organization: str, file: Path) -> None:
     or NDJSON with such members. Devices that exist already are left alone. One bad
     line, and nothing is imported.
     """
-    with session() as cursor, progress_bar(file.stat().st_size) as progress:
+    is_terminal = sys.stderr.isatty()
+    with session() as cursor:
         organization_id = find_organization(cursor, organization)
-        imported, existing = import_devices(
-            cursor, organization_id, file, progress.update
-        )
+        with click.progressbar(
+            length=file.stat().st_size,
+            label="Reading",
+            file=sys.stderr,
+            hidden=not is_terminal,
+        ) as progress:
+            total = copy_devices(cursor, file, progress.update)
+        if is_terminal:
+            click.echo(f"Storing {total} devices ...", err=True)
+        imported = insert_devices(cursor, organization_id, file)
     click.echo(
         f'Imported {imported} devices into "{organization}"; '
-        f"{existing} existed already and were left alone."
+        f"{total - imported} existed already and were left alone."
     )
 
 
-def progress_bar(length: int) -> AbstractContextManager[Any]:
-    """Return a bar that grows to ``length`` bytes, shown on a terminal only."""
-    return click.progressbar(
-        length=length,
-        label="Importing",
-        file=sys.stderr,
-        hidden=not sys.stderr.isatty(),
-    )
-
-
-# Rows in memory at a time: enough that the round trips do not count.
-COPY_ROWS = 10_000
+# Bytes of the file in memory at a time: enough that the round trips do not count.
+COPY_BYTES = 1024 * 1024
 
 CREATE_IMPORTED = """
 CREATE TEMPORARY TABLE imported (
@@ -66,6 +62,62 @@ CREATE TEMPORARY TABLE imported (
 """
 
 COPY_IMPORTED = "COPY imported FROM STDIN"
+
+
+def copy_devices(cursor: Cursor, path: Path, advance: Callable[[int], object]) -> int:
+    """Copy the file at ``path`` to the server and return how many devices it has.
+
+    ``advance`` is told how many bytes were read since it was told last. Raises
+    DeviceFileError at the first bad line.
+    """
+    cursor.execute(CREATE_IMPORTED)
+    total = 0
+    for devices, size in _batches(path):
+        _copy(cursor, path, devices)
+        total += len(devices)
+        advance(size)
+    return total
+
+
+def _batches(path: Path) -> Iterator[tuple[list[Device], int]]:
+    """Yield the file's devices piece by piece, each with its size in bytes."""
+    devices: list[Device] = []
+    start = 0
+    with path.open("rb") as file:
+        for device in read_devices(path, file):
+            devices.append(device)
+            if (size := file.tell() - start) >= COPY_BYTES:
+                yield devices, size
+                devices = []
+                start = file.tell()
+        yield devices, file.tell() - start
+
+
+def _copy(cursor: Cursor, path: Path, devices: list[Device]) -> None:
+    rows = "".join(
+        f"{line}\t{_escape(identifier)}\t{_escape(document.decode())}\n"
+        for line, identifier, document in devices
+    )
+    try:
+        cursor.copy_expert(COPY_IMPORTED, StringIO(rows))
+    except StatementTooComplex as error:
+        # How deep jsonb may nest is for the server's max_stack_depth to say.
+        [row] = re.findall(r"line (\d+)", error.diag.context or "")
+        line = devices[int(row) - 1].line
+        raise DeviceFileError(
+            f"{path}, line {line}: metadata: nested too deeply"
+        ) from None
+
+
+def _escape(text: str) -> str:
+    """Return ``text`` as COPY's text format wants it."""
+    return (
+        text.replace("\\", "\\\\")
+        .replace("\t", "\\t")
+        .replace("\n", "\\n")
+        .replace("\r", "\\r")
+    )
+
 
 SELECT_REPEATED = """
   SELECT identifier, (array_agg(line ORDER BY line))[:2]
@@ -86,64 +138,12 @@ ON CONFLICT (organization_id, identifier) DO NOTHING
 """
 
 
-def import_devices(
-    cursor: Cursor, organization_id: str, path: Path, advance: Callable[[int], object]
-) -> tuple[int, int]:
-    """Create the devices of the file at ``path``; return how many were created and how
-    many existed already.
+def insert_devices(cursor: Cursor, organization_id: str, path: Path) -> int:
+    """Create those of the copied devices that the organization does not have yet, and
+    return how many.
 
-    ``advance`` is called with the number of bytes read since it was called last. Raises
-    DeviceFileError for the first bad line; the caller's transaction then has to end.
+    Raises DeviceFileError if two lines have the same identifier: which should it be?
     """
-    cursor.execute(CREATE_IMPORTED)
-    total = 0
-    with path.open("rb") as file:
-        batch: list[Device] = []
-        done = 0
-        for device in read_devices(path, file):
-            batch.append(device)
-            if len(batch) == COPY_ROWS:
-                total += _copy(cursor, path, batch)
-                advance(file.tell() - done)
-                done = file.tell()
-                batch.clear()
-        total += _copy(cursor, path, batch)
-        advance(file.tell() - done)
-    _refuse_repeated(cursor, path)
-    cursor.execute(INSERT_DEVICES, (organization_id,))
-    return cursor.rowcount, total - cursor.rowcount
-
-
-def _copy(cursor: Cursor, path: Path, devices: list[Device]) -> int:
-    rows = "".join(
-        f"{line}\t{_escape(identifier)}\t{_escape(document.decode())}\n"
-        for line, identifier, document in devices
-    )
-    try:
-        cursor.copy_expert(COPY_IMPORTED, StringIO(rows))
-    except StatementTooComplex as error:
-        # How deep jsonb may nest is for the server's max_stack_depth to say.
-        [row] = re.findall(r"line (\d+)", error.diag.context or "")
-        line = devices[int(row) - 1].line
-        raise DeviceFileError(
-            f"{path}, line {line}: metadata: nested too deeply"
-        ) from None
-    return len(devices)
-
-
-def _escape(text: str) -> str:
-    """Return ``text`` as COPY's text format wants it."""
-    return (
-        text.replace("\\", "\\\\")
-        .replace("\t", "\\t")
-        .replace("\n", "\\n")
-        .replace("\r", "\\r")
-    )
-
-
-def _refuse_repeated(cursor: Cursor, path: Path) -> None:
-    """Raise DeviceFileError if two lines have the same identifier: which one should it
-    be?"""
     cursor.execute(SELECT_REPEATED)
     row = cursor.fetchone()
     if row is not None:
@@ -152,3 +152,5 @@ def _refuse_repeated(cursor: Cursor, path: Path) -> None:
             f'{path}, line {second}: identifier "{identifier}" stands in line {first} '
             "already"
         )
+    cursor.execute(INSERT_DEVICES, (organization_id,))
+    return cursor.rowcount
