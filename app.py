@@ -19,7 +19,7 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config = config or Config.from_env(os.environ)
     app = Flask(__name__, static_folder=None)
-    # A path with doubled slashes is another path: 404 as JSON, not a redirect as HTML.
+    # A doubled slash within the path is answered with 404, not with a redirect in HTML.
     app.url_map.merge_slashes = False
     app.json = Json(app)
     app.extensions["config"] = config

@@ -16,12 +16,11 @@ workers = settings.workers
 threads = settings.threads
 # gunicorn's threaded worker, answering in JSON whatever never reaches the application.
 worker_class = "bulk_metadata.worker.Worker"
-# Longer than any request of ours: POOL_TIMEOUT + CONNECT_TIMEOUT + STATEMENT_TIMEOUT,
-# twice (the key, the update).
-timeout = 60
 # Fleet tools send call after call; a connection they keep saves each a handshake.
 keepalive = 30
 # A key of 8 KB is a wrong key and is told so, not a broken request.
 limit_request_field_size = 16_384
+# gunicorn would take these headers for its own settings, from clients on this machine.
+forwarder_headers = ""
 # Nothing talks to a running gunicorn but signals.
 control_socket_disable = True

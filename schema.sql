@@ -49,24 +49,33 @@ WITH (fillfactor = 70);
 ALTER TABLE devices ALTER COLUMN organization_id SET STATISTICS 0;
 
 -- The role that the service connects as. It has no password: where one is asked for, set
--- it with ALTER ROLE. It is made once; whoever may not create roles has it made first.
+-- it with ALTER ROLE. Whoever may not create roles has it made first.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'bulk_metadata_service') THEN
         CREATE ROLE bulk_metadata_service LOGIN;
-        -- The same plan as the service asks for itself, also behind a pooler that drops
-        -- start-up options.
-        ALTER ROLE bulk_metadata_service SET enable_hashjoin = off;
-        ALTER ROLE bulk_metadata_service SET enable_mergejoin = off;
-        ALTER ROLE bulk_metadata_service SET enable_seqscan = off;
-        ALTER ROLE bulk_metadata_service SET enable_bitmapscan = off;
-        ALTER ROLE bulk_metadata_service SET jit = off;
-        ALTER ROLE bulk_metadata_service SET random_page_cost = 0;
-        ALTER ROLE bulk_metadata_service SET cpu_operator_cost = 0;
     END IF;
 EXCEPTION
     -- Roles belong to all databases of a server: another one's schema came first.
     WHEN duplicate_object OR unique_violation THEN NULL;
+END
+$$;
+
+-- The same plan as the service asks for itself, also behind a pooler that drops start-up
+-- options.
+DO $$
+BEGIN
+    ALTER ROLE bulk_metadata_service SET enable_hashjoin = off;
+    ALTER ROLE bulk_metadata_service SET enable_mergejoin = off;
+    ALTER ROLE bulk_metadata_service SET enable_seqscan = off;
+    ALTER ROLE bulk_metadata_service SET enable_bitmapscan = off;
+    ALTER ROLE bulk_metadata_service SET jit = off;
+    ALTER ROLE bulk_metadata_service SET random_page_cost = 0;
+    ALTER ROLE bulk_metadata_service SET cpu_operator_cost = 0;
+EXCEPTION
+    WHEN insufficient_privilege THEN
+        RAISE WARNING 'The settings of bulk_metadata_service are left as they are: %',
+            SQLERRM;
 END
 $$;
 

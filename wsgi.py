@@ -1,9 +1,16 @@
 """What gunicorn and ``flask`` load: the application, set up by the environment."""
 
+import logging
 import sys
 
 from app import create_app
 from bulk_metadata.config import ConfigError
+
+# In gunicorn's own form, since both go to the same place.
+logging.basicConfig(
+    format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s",
+    datefmt="%Y-%m-%d %H:%M:%S %z",
+)
 
 try:
     app = create_app()

@@ -9,11 +9,11 @@ The way of one request, in reading order; no step calls back:
     queries.py      the two statements -> {identifier: device id}
     response.py     one result for each identifier, in the body's order
 
-
-Around it: config.py (settings), database.py and connection.py (the pool and what is in
+Around it: config.py (settings), database.py and connection.py (the pool, and what is in
 it), errors.py (what becomes of an error), worker.py (gunicorn's own refusals as JSON),
-api_key.py (what a key looks like), jsonb.py (what PostgreSQL can hold). For operators:
-commands/. For a machine with nothing but Python: demo/.
+watchdog.py (a limit for waits that have none), api_key.py (what a key looks like),
+jsonb.py (what PostgreSQL can hold). For operators: commands/. For a machine with only
+Python: demo/.
 """
 
 __version__ = "1.0.0"

@@ -8,7 +8,7 @@ from hashlib import sha256
 PREFIX = "tlm_"
 # 160 bits cannot be guessed; hexadecimal is selected whole by a double click.
 RANDOM_BYTES = 20
-FORM = re.compile(r"(tlm_[0-9a-f]{40})([0-9a-f]{8})")
+FORM = re.compile(rf"({PREFIX}[0-9a-f]{{{2 * RANDOM_BYTES}}})([0-9a-f]{{8}})")
 
 
 def generate_key() -> str:

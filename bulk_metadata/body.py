@@ -6,17 +6,15 @@ from typing import IO
 import msgspec
 from gunicorn.http.errors import ParseException
 
-from bulk_metadata.api_error import ApiError
+from bulk_metadata.errors import ApiError
 
 # Values stay raw text: floats would not keep every digit of every number.
 MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 ANY_VALUE = msgspec.json.Decoder(msgspec.Raw)
 
-# What a stream raises when the client is gone, or its chunks are malformed.
+# What a stream raises when the client is gone, or its chunks are malformed: PEP 3333
+# has no word for that, so gunicorn has its own.
 UNREADABLE = (OSError, ParseException)
-
-# Bytes of a refused body in memory at a time.
-DISCARDED_AT_ONCE = 64 * 1024
 
 
 def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> bytes:
@@ -27,26 +25,15 @@ def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> byte
     """
     try:
         # One byte too many tells a body that is too large from one that just fits.
-        if (content_length or 0) <= limit:
-            body = stream.read(limit + 1)
-            if len(body) <= limit:
-                return body
+        too_large = (content_length or 0) > limit
+        body = b"" if too_large else stream.read(limit + 1)
     except UNREADABLE:
         raise invalid_json() from None
-    raise ApiError(413, f"Request body too large. Maximum {limit} bytes")
-
-
-def discard_body(stream: IO[bytes], limit: int) -> None:
-    """Read on to the end of the body, but not beyond ``limit`` bytes.
-
-    Most clients read no answer before they have sent their body: if the connection is
-    closed on them, they report a broken pipe, and never see why.
-    """
-    try:
-        while limit > 0 and (piece := stream.read(min(limit, DISCARDED_AT_ONCE))):
-            limit -= len(piece)
-    except UNREADABLE:
-        pass  # there is no more of it, or nothing that could be told from it
+    if too_large or len(body) > limit:
+        raise ApiError(413, f"Request body too large. Maximum {limit} bytes")
+    if len(body) < (content_length or 0):
+        raise invalid_json()  # the client hung up
+    return body
 
 
 def parse_body(body: bytes) -> dict[str, msgspec.Raw] | msgspec.Raw:

@@ -1,13 +1,24 @@
 """The settings: read once from the environment, checked before anything starts."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
-# JENTRY_OFFLENMASK in PostgreSQL's utils/jsonb.h, plus one.
-MAX_JSONB_STRING_BYTES = 256 * 1024 * 1024
+# The largest number that a setting may have.
+MOST = {
+    # Beyond 16 MiB the memory that PostgreSQL needs to parse many small values, and the
+    # text of many numbers like 1e308, come near the 1 GiB that it gives a value.
+    "max_body_bytes": 16 * 1024 * 1024,
+}
+# A day in seconds, and more of anything else than makes sense.
+MOST_OTHERWISE = 86_400
+
+# A name, an IPv4 address or, in brackets, an IPv6 address; and a port.
+BIND = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", re.ASCII)
+MAX_PORT = 65_535
 
 
 class ConfigError(Exception):
@@ -18,8 +29,10 @@ class ConfigError(Exception):
 class Config:
     """Every setting, named as in the environment but in lower case.
 
-    Time limits are whole seconds, and each wait is shorter than the one around it:
-    lock < statement < gunicorn's own ``timeout``.
+    Time limits are whole seconds. Each wait is shorter than the one around it, so that
+    the one who knows most gives up first: lock < statement < answer. All together stay
+    under 15 seconds for a request: a wait for the pool, one for a connection (for each
+    host that DATABASE_URL names), one for the answer.
     """
 
     database_url: str
@@ -28,11 +41,25 @@ class Config:
     threads: int = 4
     # One connection a thread: a smaller pool makes requests wait for one another.
     pool_size: int = 4
-    pool_timeout: int = 3
-    connect_timeout: int = 3
+    pool_timeout: int = 2
+    # The least that libpq knows.
+    connect_timeout: int = 2
     lock_timeout: int = 4
-    statement_timeout: int = 8
+    statement_timeout: int = 6
+    answer_timeout: int = 8
+    # Long enough for the largest body over a slow line.
+    request_timeout: int = 30
     max_body_bytes: int = 10 * 1024 * 1024
+
+    @property
+    def host(self) -> str:
+        """The host to listen at."""
+        return self.bind.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port to listen at; 0 lets the system choose one."""
+        return int(self.bind.rpartition(":")[2])
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Config":
@@ -48,21 +75,19 @@ class Config:
         if "threads" in sent:
             sent.setdefault("pool_size", sent["threads"])
         numbers = {
-            name: _whole_number(name.upper(), text)
+            name: _whole_number(name, text)
             for name, text in sent.items()
             if name not in ("database_url", "bind")
         }
         config = cls(
             database_url=_database_url(sent.get("database_url", "")),
-            bind=sent.get("bind", cls.bind),
+            bind=_bind(sent.get("bind", cls.bind)),
             **numbers,
         )
-        if config.lock_timeout >= config.statement_timeout:
-            raise ConfigError("LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT.")
-        if config.max_body_bytes > MAX_JSONB_STRING_BYTES:
+        if not config.lock_timeout < config.statement_timeout < config.answer_timeout:
             raise ConfigError(
-                f"MAX_BODY_BYTES must be at most {MAX_JSONB_STRING_BYTES} bytes, "
-                "about the longest string that PostgreSQL's jsonb holds."
+                "LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT, "
+                "and that less than ANSWER_TIMEOUT."
             )
         return config
 
@@ -78,7 +103,7 @@ def _database_url(url: str) -> str:
         )
     try:
         parse_dsn(url)
-    except psycopg2.ProgrammingError:
+    except (psycopg2.ProgrammingError, UnicodeError):
         raise ConfigError(
             "DATABASE_URL is not a PostgreSQL connection URL. "
             "It looks like postgresql://user:password@host:5432/database"
@@ -86,8 +111,22 @@ def _database_url(url: str) -> str:
     return url
 
 
+def _bind(bind: str) -> str:
+    match = BIND.fullmatch(bind)
+    if not match or int(match[1]) > MAX_PORT:
+        raise ConfigError(f"BIND must be host:port, like {Config.bind}, not {bind!r}.")
+    return bind
+
+
 def _whole_number(name: str, text: str) -> int:
+    most = MOST.get(name, MOST_OTHERWISE)
     # isdecimal alone lets through the digits of every script.
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise ConfigError(f"{name} must be a whole number above 0, not {text!r}.")
-    return int(text)
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most))):
+        number = 0
+    else:
+        number = int(text)
+    if not 0 < number <= most:
+        raise ConfigError(
+            f"{name.upper()} must be a whole number from 1 to {most}, not {text!r}."
+        )
+    return number

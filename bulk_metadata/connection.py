@@ -54,8 +54,15 @@ def connect(
     parameters: dict[str, Any] = {
         "application_name": application_name,
         "connect_timeout": timeout,
-        "client_encoding": "UTF8",
+        # What a dead network swallows is given up as fast (in milliseconds), and one
+        # that forgets quiet connections is kept awake.
+        "tcp_user_timeout": 1000 * timeout,
+        "keepalives_idle": 30,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
     } | parse_dsn(url)
+    # The one thing that is not the URL's to say: all text is UTF-8.
+    parameters["client_encoding"] = "UTF8"
     options = [f"-c {name}={value}" for name, value in settings.items()]
     parameters["options"] = " ".join([*options, parameters.get("options", "")])
     connection: Connection = psycopg2.connect(**parameters)

@@ -1,8 +1,11 @@
 """The pool: how connections are shared, and what is tried again."""
 
+import os
 import random
+import socket
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from queue import Empty, LifoQueue
 from typing import TypeVar, TypeVarTuple
 
@@ -12,6 +15,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
 from bulk_metadata.connection import connect_service, reason
+from bulk_metadata.watchdog import Watchdog
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -21,6 +25,10 @@ CONFLICTS = ("40P01", "40001")
 CONFLICT_RETRIES = 5
 # Seconds; doubled from retry to retry, and random, so that two do not meet again.
 CONFLICT_PAUSE = 0.01
+
+# What leaves a connection of no use: no SQLSTATE at all, since it is broken (psycopg2
+# does not always say so); 25006, since it leads to a server that only reads.
+USELESS = (None, "25006")
 
 
 class DatabaseError(Exception):
@@ -41,10 +49,14 @@ class Database:
     """
 
     def __init__(self, config: Config) -> None:
-        self._timeout = config.pool_timeout
+        self._config = config
+        watchdog = Watchdog("PostgreSQL's answer", config.answer_timeout)
+        places = [_Place(config, watchdog) for _ in range(config.pool_size)]
         self._places: LifoQueue[_Place] = LifoQueue()
-        for _ in range(config.pool_size):
-            self._places.put(_Place(config))
+        for place in places:
+            self._places.put(place)
+        # Connections are closed with the pool, which mostly is with the process.
+        weakref.finalize(self, _close_all, places)
 
     def run(
         self, query: Callable[[Cursor, *Arguments], Result], *arguments: *Arguments
@@ -52,16 +64,16 @@ class Database:
         """Return ``query(cursor, *arguments)``.
 
         ``query`` must be one statement that is safe to repeat: it runs again on a new
-        connection if the pool's was dead, and after a conflict with another
-        transaction. Raises DatabaseError for whatever PostgreSQL cannot do, and when no
-        connection comes free in time.
+        connection if the pool's one breaks, under it or before it, and after a conflict
+        with another transaction. Raises DatabaseError for whatever PostgreSQL cannot
+        do, and when no connection comes free in time.
         """
         try:
-            place = self._places.get(timeout=self._timeout)
+            place = self._places.get(timeout=self._config.pool_timeout)
         except Empty:
             raise DatabaseError("all connections stayed in use") from None
         try:
-            return _persist(place, query, arguments)
+            return _persist(place, query, arguments, self._config.statement_timeout)
         except psycopg2.Error as error:
             raise DatabaseError(reason(error), error.pgcode) from None
         finally:
@@ -71,39 +83,64 @@ class Database:
 class _Place:
     """Room for one connection."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, watchdog: Watchdog) -> None:
         self._config = config
+        self._watchdog = watchdog
         self._connection: Connection | None = None
 
     @property
     def is_open(self) -> bool:
         return self._connection is not None and not self._connection.closed
 
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._socket.close()
+
     def execute(
         self,
         query: Callable[[Cursor, *Arguments], Result],
         arguments: tuple[*Arguments],
     ) -> Result:
+        connection = self._open()
+        with self._watchdog.watch(self._socket), connection.cursor() as cursor:
+            return query(cursor, *arguments)
+
+    def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = connect_service(self._config)
-        with self._connection.cursor() as cursor:
-            return query(cursor, *arguments)
+            # A handle of our own on its socket: libpq may close its one at any time,
+            # and the number would soon stand for somebody else's.
+            self._socket = socket.socket(fileno=os.dup(self._connection.fileno()))
+        return self._connection
+
+
+def _close_all(places: Iterable[_Place]) -> None:
+    for place in places:
+        place.close()
 
 
 def _persist(
     place: _Place,
     query: Callable[[Cursor, *Arguments], Result],
     arguments: tuple[*Arguments],
+    patience: float,
 ) -> Result:
-    """Return what the query returns, once nothing passing stands in its way."""
+    """Return what the query returns, once nothing passing stands in its way. Nothing is
+    tried again after ``patience`` seconds."""
+    end = time.monotonic() + patience
     conflicts = 0
     while True:
         was_open = place.is_open
         try:
             return place.execute(query, arguments)
         except psycopg2.Error as error:
+            if error.pgcode in USELESS:
+                place.close()
+            if time.monotonic() > end:
+                raise
             if was_open and not place.is_open:
-                continue  # it died in the pool; the next one is new, and tried once
+                continue  # the next one is new, and tried once
             if error.pgcode not in CONFLICTS or conflicts == CONFLICT_RETRIES:
                 raise
         conflicts += 1

@@ -2,14 +2,20 @@
 
 import logging
 
-from flask import Flask, request
+from flask import Flask
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from bulk_metadata.api_error import ApiError
-from bulk_metadata.body import discard_body
-
 logger = logging.getLogger(__name__)
+
+
+class ApiError(Exception):
+    """A request that is answered with ``status`` and ``message``, word for word."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
 
 
 def register_error_handlers(app: Flask) -> None:
@@ -17,18 +23,14 @@ def register_error_handlers(app: Flask) -> None:
 
     @app.errorhandler(ApiError)
     def refuse(error: ApiError) -> ResponseReturnValue:
-        return answer(error.status, error.message)
+        return {"error": error.message}, error.status
 
     @app.errorhandler(HTTPException)
     def refuse_route(error: HTTPException) -> ResponseReturnValue:
         allow = [header for header in error.get_headers() if header[0] == "Allow"]
-        return *answer(error.code or 500, error.name), allow
+        return {"error": error.name}, error.code or 500, allow
 
     @app.errorhandler(Exception)
     def fail(error: Exception) -> ResponseReturnValue:
         logger.error("The request failed", exc_info=error)
-        return answer(500, "Internal server error")
-
-    def answer(status: int, sentence: str) -> tuple[dict[str, str], int]:
-        discard_body(request.stream, app.extensions["config"].max_body_bytes)
-        return {"error": sentence}, status
+        return {"error": "Internal server error"}, 500

@@ -9,18 +9,25 @@ MAX_FRACTION_DIGITS = 16_383
 # for everyone who reads it.
 MAX_EXPONENT = 308
 
-# Both expect valid JSON, where a backslash stands in strings only. Possessive, so that
-# a string of megabytes leaves nothing behind to backtrack to.
+# No number of fewer characters is out of range while its exponent is in range.
+LONG_NUMBER_LENGTH = 16_000
+
+# All expect valid JSON, where a backslash stands in strings only. Possessive, so that a
+# string of megabytes leaves nothing behind to backtrack to.
 ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
-STRING_OR_NUMBER = re.compile(
-    rb'"(?:[^"\\]++|\\.)*+"|-?(\d++)(?:\.(\d++))?(?:[eE]([+-]?)0*+(\d*+))?'
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
+# Outside of strings only numbers have a digit behind an e.
+EXCESSIVE_EXPONENT = re.compile(
+    rb"[eE][+-]?0*+(?:309|3[1-9][0-9]|[4-9][0-9]{2}|[1-9][0-9]{3})"
+)
+LONG_NUMBER = re.compile(
+    rb"(?<![0-9.])(?=[0-9.]{%d})([0-9]++)(?:\.([0-9]++))?(?:[eE]([+-]?)0*+([0-9]*+))?"
+    % LONG_NUMBER_LENGTH
 )
 
 # Every digit becomes 0, E becomes e, - becomes +: then few strings tell whether a
 # number can be out of range, at the speed of a search and not of a parser.
 SHAPES = bytes.maketrans(b"123456789E-", b"000000000e+")
-# Shorter than any number that is out of range with an exponent of two digits.
-MANY_DIGITS = b"0" * 16_000
 
 
 def may_be_refused(text: bytes) -> bool:
@@ -31,28 +38,29 @@ def may_be_refused(text: bytes) -> bool:
         b"\\u0000" in text
         or b"0e000" in shapes
         or b"0e+000" in shapes
-        or MANY_DIGITS in shapes
+        or b"0" * (LONG_NUMBER_LENGTH // 2) in shapes
     )
 
 
 def refusal(document: bytes) -> str | None:
     """Return why ``document``, valid JSON, cannot be stored; None if it can."""
+    if not may_be_refused(document):
+        return None
     if ESCAPED_NUL.search(document):
         return "must not contain the NUL character"
-    if any(map(_is_out_of_range, STRING_OR_NUMBER.finditer(document))):
+    numbers = STRING.sub(b"", document)
+    if EXCESSIVE_EXPONENT.search(numbers) or any(
+        map(_is_out_of_range, LONG_NUMBER.finditer(numbers))
+    ):
         return "number out of range"
     return None
 
 
 def _is_out_of_range(match: re.Match[bytes]) -> bool:
-    """Tell whether the match is a number, and one too large or too precise."""
+    """Tell whether the long number has more digits than numeric holds."""
     whole, fraction, sign, exponent = match.groups(default=b"")
-    # Looked at before int(), which refuses exponents of thousands of digits.
-    if len(exponent) > len(str(MAX_EXPONENT)):
-        return True
     power = int(sign + (exponent or b"0"))
     return (
-        abs(power) > MAX_EXPONENT
-        or len(whole) + power > MAX_WHOLE_DIGITS
+        len(whole) + power > MAX_WHOLE_DIGITS
         or len(fraction) - power > MAX_FRACTION_DIGITS
     )

@@ -1,4 +1,4 @@
-"""The two SQL statements of a request, each above the function that runs it."""
+"""Step 4: the two SQL statements of a request, each above its function."""
 
 from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
@@ -23,11 +23,12 @@ def select_organization_id(cursor: Cursor, key_hash: bytes) -> str | None:
 
 
 # One statement: all matching devices are updated, or none. The text becomes jsonb once,
-# in SET; a cast in each row of VALUES costs half as much again.
+# in SET; a cast in each row of VALUES costs half as much again. now() would be when the
+# statement started: after a wait for a lock, a time before the last update's.
 UPDATE_METADATA = """
    UPDATE devices
       SET device_metadata = sent.metadata::jsonb,
-          updated_at = now()
+          updated_at = clock_timestamp()
      FROM (VALUES %%s) AS sent (identifier, metadata)
     WHERE devices.organization_id = %s
       AND devices.identifier = sent.identifier

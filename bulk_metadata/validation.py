@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
 
-from bulk_metadata.api_error import ApiError
-from bulk_metadata.body import MEMBERS
+from bulk_metadata.body import MEMBERS, invalid_json
+from bulk_metadata.errors import ApiError
 from bulk_metadata.jsonb import may_be_refused, refusal
 
 MAX_DEVICES = 1000
@@ -52,8 +52,7 @@ class Devices(fields.Field[dict[str, str]]):
 
     def _refuse_unstorable(self, documents: dict[str, bytes]) -> None:
         for identifier, document in documents.items():
-            reason = may_be_refused(document) and refusal(document)
-            if reason:
+            if reason := refusal(document):
                 raise self.make_error("metadata", identifier=identifier, reason=reason)
 
 
@@ -81,4 +80,7 @@ def validate(parsed: Any) -> dict[str, str]:
     except ValidationError as error:
         [[message]] = error.messages_dict.values()
         raise ApiError(400, message) from None
+    except RecursionError:
+        # Just not too deep for parse_body, which stands a few calls higher.
+        raise invalid_json() from None
     return documents

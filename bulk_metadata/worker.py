@@ -1,6 +1,8 @@
 """gunicorn's worker, taught that every answer is JSON: also to what is no request yet,
 or not even HTTP, and never reaches the application."""
 
+import os
+import time
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -16,17 +18,54 @@ from gunicorn.http.errors import (
     UnsupportedTransferCoding,
 )
 from gunicorn.util import write_nonblock
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers import gthread
+
+from bulk_metadata.config import Config
+from bulk_metadata.watchdog import Watchdog
+
+# A connection on which nothing comes gives its thread back after so many seconds, and
+# waits with the idle ones. gunicorn has no setting for it, and its own 5 s let 200
+# silent clients stop the service for minutes.
+gthread.DEFAULT_WORKER_DATA_TIMEOUT = 0.1  # type: ignore[misc]  # it is said to be final
+
+# Seconds to read the rest of a refused request's body in.
+DISCARD_SECONDS = 5
 
 
-class Worker(ThreadWorker):
-    """The threaded worker, with its own way to refuse."""
+class Worker(gthread.ThreadWorker):
+    """The threaded worker, with its own way to refuse, and a limit for each request."""
+
+    def init_process(self) -> None:
+        """Start serving."""
+        config = Config.from_env(os.environ)
+        self.watchdog = Watchdog("a request", config.request_timeout)
+        # As much again as the limit: beyond that a client has no claim to an answer.
+        self.discard_bytes = 2 * config.max_body_bytes
+        super().init_process()
+
+    def handle(self, conn: Any) -> Any:
+        """Serve one request, from its first byte to the last of its answer."""
+        with self.watchdog.watch(conn.sock):
+            return super().handle(conn)
+
+    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
+        """Read the rest of a refused request's body; tell if the connection is kept.
+
+        Most clients read no answer before they have sent their body. If the connection
+        is closed on them they report a broken pipe, and never see why: gunicorn's own
+        64 kB are too little.
+        """
+        end = time.monotonic() + DISCARD_SECONDS
+        with suppress(OSError, ParseException):
+            whole = conn.parser.finish_body(deadline=end, max_bytes=self.discard_bytes)
+            return bool(whole and keepalive)
+        return False
 
     def handle_error(
         self, req: Any, client: Any, addr: Any, exc: BaseException
     ) -> None:
         """Answer the request that raised ``exc`` outside the application."""
-        status, sentence = refusal(exc)
+        status, sentence = judge(exc)
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log.exception("The request failed outside the application")
         body = msgspec.json.encode({"error": sentence})
@@ -40,7 +79,7 @@ class Worker(ThreadWorker):
             write_nonblock(client, head.encode() + body)
 
 
-def refusal(error: BaseException) -> tuple[HTTPStatus, str]:
+def judge(error: BaseException) -> tuple[HTTPStatus, str]:
     """Return status and sentence for what gunicorn could not read."""
     match error:
         case InvalidHeader(hdr="X-API-KEY"):

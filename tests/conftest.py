@@ -1,8 +1,10 @@
 """What the tests share: a real server, a database of their own, two organizations."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import fields
 from typing import Any
 
 import psycopg2
@@ -32,9 +34,16 @@ LOGIN = {"user": "bulk_metadata_test", "password": "for-tests-only"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The developer's own settings are not the tests'.
+    for field in fields(Config):
+        os.environ.pop(field.name.upper(), None)
+    os.environ.pop("GUNICORN_CMD_ARGS", None)
     stop = config.stash[STOP] = ExitStack()
     url, label = stop.enter_context(postgres())
-    connection = connect(url)
+    try:
+        connection = connect(url)
+    except psycopg2.Error as error:
+        raise pytest.UsageError(f"Cannot connect to {label}: {error}") from None
     version = connection.info.server_version // 10_000
     connection.close()
     config.stash[SERVER] = url
@@ -71,9 +80,13 @@ def owner_url(pytestconfig: pytest.Config) -> Iterator[str]:
         cursor.execute(drop)
         cursor.execute(f"CREATE DATABASE {DATABASE} ENCODING 'UTF8' TEMPLATE template0")
         cursor.execute(f"DROP ROLE IF EXISTS {LOGIN['user']}")
+        cursor.execute("SELECT FROM pg_roles WHERE rolname = 'bulk_metadata_service'")
+        made = cursor.fetchone() is None
         yield make_dsn(pytestconfig.stash[SERVER], dbname=DATABASE)
         cursor.execute(drop)
         cursor.execute(f"DROP ROLE IF EXISTS {LOGIN['user']}")
+        if made:
+            cursor.execute("DROP ROLE IF EXISTS bulk_metadata_service")
     server.close()
 
 
@@ -105,10 +118,12 @@ def app(config: Config) -> Flask:
 def service(
     service_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """The service under gunicorn."""
+    """The service under gunicorn, which none of its tests may make fail."""
     log = tmp_path_factory.mktemp("service") / "log"
     with run_service(log, DATABASE_URL=service_url) as service:
         yield service
+    assert "The request failed" not in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.fixture
@@ -140,7 +155,7 @@ class Organization:
         self.key = self.create_key()
 
     def create_key(self, expires_in: str | None = None) -> str:
-        return create_key(self.cursor, self.id, "tests", expires_in)[1]
+        return create_key(self.cursor, self.id, "tests", expires_in).text
 
     def insert(self, *identifiers: str, metadata: Any = None) -> None:
         """Create devices, last updated long ago."""

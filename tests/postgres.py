@@ -1,19 +1,24 @@
 """The PostgreSQL that the tests run on: always a real server."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import docker
 from docker.errors import DockerException
+from requests import RequestException
 from testcontainers.community.postgres import PostgresContainer
 
-from bulk_metadata.demo.embedded import start_postgres
+from bulk_metadata.demo.embedded import embedded_postgres
 
 # What a container runs unless TEST_POSTGRES_IMAGE says otherwise.
 IMAGE = "postgres:18"
+
+# How long the Docker engine may stay silent.
+PULL_SECONDS = 60
 
 
 @contextmanager
@@ -32,20 +37,20 @@ def postgres() -> Iterator[tuple[str, str]]:
         with PostgresContainer(image, username="postgres", driver=None) as container:
             yield container.get_connection_url(), f"a container of {image}"
         return
-    with tempfile.TemporaryDirectory(prefix="bulk-metadata-") as folder:
-        server = start_postgres(Path(folder, "postgres"))
-        try:
-            yield server.get_uri(), "the embedded server"
-        finally:
-            server.stop()
+    with (
+        tempfile.TemporaryDirectory(prefix="bulk-metadata-") as folder,
+        embedded_postgres(Path(folder, "postgres")) as url,
+    ):
+        yield url, "the embedded server"
 
 
 def can_run(image: str) -> bool:
     """Tell whether there is a Docker engine that has the image, or can get it."""
     try:
-        client = docker.from_env()
-        if not client.images.list(name=image):
-            client.images.pull(image)
-    except DockerException:
+        with closing(docker.from_env(timeout=PULL_SECONDS)) as client:
+            if not client.images.list(name=image):
+                print(f"Pulling {image} ...", file=sys.stderr)
+                client.images.pull(image)
+    except (DockerException, RequestException):
         return False
     return True

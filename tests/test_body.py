@@ -63,7 +63,15 @@ NOT_JSON = {
     "gzip": bytes.fromhex("1f8b0800000000000003ab4e492dcb4c4e2d56b2aaae05002e1f1e")
     + b"",
     "a form": b"devices=SN-1",
-    "100,000 levels": b'{"devices": {"SN-1": {"a": ' + b"[" * 100_000 + b"]" * 100_000,
+    "100,000 levels": (
+        b'{"devices": {"SN-1": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}}"
+    ),
+    "100,000 levels of objects": (
+        b'{"devices": {"SN-1": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_002
+    ),
+    "100,000 levels beside devices": (
+        b'{"devices": {"SN-1": {}}, "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    ),
     "a million brackets": b"[" * 1_000_000,
     "a million braces": b'{"a":' * 1_000_000,
 }
@@ -92,6 +100,21 @@ def test_deep_metadata_is_stored(
     body = '{"devices": {"SN-1": {"a": ' + text + "}}}"
     assert post(body).status_code == 200
     assert acme.texts()["SN-1"].replace(" ", "") == '{"a":' + text + "}"
+
+
+def test_there_is_no_depth_between_stored_and_refused(
+    post: Post, acme: Organization
+) -> None:
+    """Whatever the limit is, the parser's second pass stands some calls deeper."""
+    acme.insert("SN-1")
+    statuses = [
+        post(
+            '{"devices": {"SN-1": {"a": ' + "[" * depth + "]" * depth + "}}}"
+        ).status_code
+        for depth in range(900, 1020)
+    ]
+    assert set(statuses) <= {200, 400}
+    assert statuses == sorted(statuses)
 
 
 def test_metadata_too_deep_for_the_server_is_refused(

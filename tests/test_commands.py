@@ -16,6 +16,7 @@ from tests.service import PATH
 
 Flask = Callable[..., Result]
 
+DATE = r"\d{4}-\d\d-\d\d \d\d:\d\d \S+"
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
@@ -57,9 +58,37 @@ def test_an_organizations_name_is_its_own(flask: Flask) -> None:
     result = flask("create-organization", "Acme")
     assert result.exit_code == 1
     assert result.output == 'Error: An organization named "Acme" exists already.\n'
-    result = flask("create-organization", " ")
-    assert result.exit_code == 1
-    assert result.output == "Error: The organization's name must not be empty.\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "two\nlines", "\x1b[31mred", "00000000-0000-0000-0000-00000000000A"],
+)
+def test_a_name_can_be_read_and_told_from_an_id(
+    name: str, flask: Flask, acme: Organization
+) -> None:
+    for what, command in (
+        ("organization", ["create-organization", name]),
+        ("key", ["create-key", "Acme", "--name", name]),
+    ):
+        result = flask(*command)
+        assert result.exit_code == 1
+        assert result.output == (
+            f"Error: The {what}'s name must be text that can be printed, "
+            "and not an id.\n"
+        )
+
+
+def test_names_are_trimmed(flask: Flask, acme: Organization) -> None:
+    assert flask("create-key", " Acme ", "--name", " a ").exit_code == 0
+    assert flask("list-keys", "Acme\n").output.count("Acme") == 2
+
+
+def test_an_argument_that_is_no_text_is_refused(flask: Flask) -> None:
+    for command in ("create-organization", "create-key", "list-keys"):
+        result = flask(command, "\udcff")
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: ")
 
 
 def test_a_created_key_works_and_is_the_last_word(
@@ -68,8 +97,8 @@ def test_a_created_key_works_and_is_the_last_word(
     for organization in ("Acme", acme.id, acme.id.upper()):
         result = flask("create-key", organization, "--name", "nightly job")
         assert re.fullmatch(
-            rf'Created the key "nightly job" with the id {UUID}, shown only now: '
-            r"tlm_[0-9a-f]{48}\n",
+            rf'Created the key "nightly job" with the id {UUID}, which never expires; '
+            r"it is shown only now: tlm_[0-9a-f]{48}\n",
             result.output,
         )
         key = result.output.split()[-1]
@@ -79,7 +108,8 @@ def test_a_created_key_works_and_is_the_last_word(
 
 
 def test_a_key_may_expire(flask: Flask, acme: Organization, cursor: Cursor) -> None:
-    assert flask("create-key", "Acme", "--expires-in", "90 days").exit_code == 0
+    result = flask("create-key", "Acme", "--expires-in", "90 days")
+    assert re.search(rf", which expires {DATE}; it is shown only now: ", result.output)
     cursor.execute(
         "SELECT expires_at - created_at FROM api_keys WHERE name = 'default'"
     )
@@ -87,7 +117,9 @@ def test_a_key_may_expire(flask: Flask, acme: Organization, cursor: Cursor) -> N
     assert span.days == 90
 
 
-@pytest.mark.parametrize("span", ["soon", "", "-1 day", "0", "9999999 years", "1e99 s"])
+@pytest.mark.parametrize(
+    "span", ["soon", "", "-1 day", "0", "90", "9999999 years", "1e99 s"]
+)
 def test_a_span_that_is_none_is_refused(
     span: str, flask: Flask, acme: Organization, cursor: Cursor
 ) -> None:
@@ -125,19 +157,18 @@ def test_list_keys_shows_everything_but_the_keys(
         "UPDATE api_keys SET expires_at = now() WHERE name = 'expired';"
         "UPDATE api_keys SET revoked_at = now() WHERE name = 'revoked'"
     )
-    date = r"\d{4}-\d\d-\d\d \d\d:\d\d"
     lines = flask("list-keys", "Acme").output.splitlines()
     for line, (state, expiry, name) in zip(
         lines,
         [
             ("active ", "never expires", "tests"),
-            ("active ", f"expires {date}", "expiring"),
-            ("expired", f"expires {date}", "expired"),
+            ("active ", f"expires {DATE}", "expiring"),
+            ("expired", f"expires {DATE}", "expired"),
             ("revoked", "never expires", "revoked"),
         ],
         strict=True,
     ):
-        pattern = rf"{UUID}  {state}  created {date}  {expiry}  Acme  {name}"
+        pattern = rf"{UUID}  {state}  created {DATE}  {expiry}  Acme  {name}"
         assert re.fullmatch(pattern, line)
     everything = flask("list-keys").output
     assert everything.count("\n") == 5
@@ -183,7 +214,7 @@ def test_the_services_role_is_not_enough(config: Config, acme: Organization) -> 
     result = runner(config)("list-keys")
     assert result.exit_code == 1
     assert result.output.startswith("Error: permission denied for table ")
-    assert "let DATABASE_URL name the role that owns the database" in result.output
+    assert "Let DATABASE_URL name the database's owner" in result.output
 
 
 def test_a_database_that_is_down_is_named(config: Config) -> None:

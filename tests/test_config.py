@@ -28,10 +28,12 @@ def test_every_setting_can_be_set() -> None:
             "CONNECT_TIMEOUT": "5",
             "LOCK_TIMEOUT": "6",
             "STATEMENT_TIMEOUT": "7",
-            "MAX_BODY_BYTES": "8",
+            "ANSWER_TIMEOUT": "8",
+            "REQUEST_TIMEOUT": "9",
+            "MAX_BODY_BYTES": "10",
         }
     )
-    assert config == Config(URL, "0.0.0.0:80", 1, 2, 3, 4, 5, 6, 7, 8)
+    assert config == Config(URL, "0.0.0.0:80", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
 
 
 def test_there_are_as_many_connections_as_threads() -> None:
@@ -50,15 +52,36 @@ def test_there_are_as_many_connections_as_threads() -> None:
             {"DATABASE_URL": "mysql://user:p4ssw0rd@host/database"},
             "DATABASE_URL is not a PostgreSQL connection URL.",
         ),
-        ({"WORKERS": "0"}, "WORKERS must be a whole number above 0, not '0'."),
-        ({"THREADS": "four"}, "THREADS must be a whole number above 0, not 'four'."),
-        ({"POOL_SIZE": "-1"}, "POOL_SIZE must be a whole number above 0, not '-1'."),
-        ({"MAX_BODY_BYTES": "1e6"}, "MAX_BODY_BYTES must be a whole number above 0"),
-        ({"LOCK_TIMEOUT": "²"}, "LOCK_TIMEOUT must be a whole number above 0"),
-        ({"LOCK_TIMEOUT": "8"}, "LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT."),
+        ({"WORKERS": "0"}, "WORKERS must be a whole number from 1 to 86400, not '0'."),
+        ({"THREADS": "four"}, "THREADS must be a whole number from 1 to 86400"),
+        ({"POOL_SIZE": "-1"}, "POOL_SIZE must be a whole number from 1 to 86400"),
+        ({"POOL_TIMEOUT": "86401"}, "POOL_TIMEOUT must be a whole number from 1 to"),
+        ({"POOL_TIMEOUT": "9" * 5000}, "POOL_TIMEOUT must be a whole number from 1"),
+        ({"LOCK_TIMEOUT": "²"}, "LOCK_TIMEOUT must be a whole number from 1 to"),
+        ({"MAX_BODY_BYTES": "1e6"}, "MAX_BODY_BYTES must be a whole number from 1 to"),
         (
-            {"MAX_BODY_BYTES": "268435457"},
-            "MAX_BODY_BYTES must be at most 268435456 bytes",
+            {"MAX_BODY_BYTES": "16777217"},
+            "MAX_BODY_BYTES must be a whole number from 1 to 16777216, not '16777217'.",
+        ),
+        ({"LOCK_TIMEOUT": "6"}, "LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT, "),
+        ({"STATEMENT_TIMEOUT": "8"}, "LOCK_TIMEOUT must be less than STATEMENT_TIMEO"),
+        ({"DATABASE_URL": "\udcff"}, "DATABASE_URL is not a PostgreSQL connection U"),
+        *(
+            (
+                {"BIND": bind},
+                f"BIND must be host:port, like 127.0.0.1:8000, not '{bind}'",
+            )
+            for bind in (
+                "8000",
+                ":8000",
+                "127.0.0.1",
+                "127.0.0.1:",
+                "127.0.0.1:http",
+                "127.0.0.1:65536",
+                "::1:8000",
+                "127.0.0.1:8000 ",
+                "unix:/tmp/socket",
+            )
         ),
     ],
 )

@@ -1,6 +1,8 @@
 """The pool: what it tries again, what it gives up, and that it never keeps a place."""
 
 import logging
+import os
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -8,6 +10,7 @@ from dataclasses import replace
 import pytest
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
+from psycopg2.extensions import make_dsn
 
 from app import create_app
 from bulk_metadata.config import Config
@@ -19,6 +22,7 @@ KILL = """
 SELECT count(pg_terminate_backend(pid))
   FROM pg_stat_activity
  WHERE application_name = 'bulk-metadata'
+   AND datname = current_database()
    AND pid <> pg_backend_pid()
 """
 
@@ -79,6 +83,73 @@ def test_a_connection_that_dies_twice_is_given_up(database: Database) -> None:
     # Once on the connection from the pool, once on a new one; and the place is free.
     assert len(set(deaths)) == 2
     database.run(backend_pid)
+
+
+def test_a_connection_that_breaks_in_silence_is_replaced(database: Database) -> None:
+    """As when the server crashes: psycopg2 does not notice at the first error."""
+
+    def hang_up(cursor: Cursor) -> str:
+        if not broken:
+            broken.append(True)
+            with socket.socket(fileno=os.dup(cursor.connection.fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+        cursor.execute("SELECT 'done'")
+        [[answer]] = cursor.fetchall()
+        return str(answer)
+
+    database.run(backend_pid)
+    broken: list[bool] = []
+    assert database.run(hang_up) == "done"
+
+
+def test_a_connection_to_a_server_that_only_reads_is_given_up(
+    database: Database, cursor: Cursor
+) -> None:
+    """Another host of DATABASE_URL may write, or the same one again."""
+
+    def write(cursor: Cursor) -> None:
+        cursor.execute("SET default_transaction_read_only = on")
+        cursor.execute("UPDATE devices SET updated_at = now()")
+
+    first = database.run(backend_pid)
+    with pytest.raises(DatabaseError, match="25006"):
+        database.run(write)
+    assert database.run(backend_pid) != first
+
+
+def test_an_answer_that_never_comes_is_given_up(
+    config: Config, cursor: Cursor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that is frozen keeps none of its own limits."""
+    database = Database(
+        replace(config, lock_timeout=1, statement_timeout=2, answer_timeout=3)
+    )
+
+    def freeze(cursor: Cursor) -> None:
+        cursor.execute("SET statement_timeout = 0")
+        cursor.execute("SELECT pg_sleep(60)")
+
+    with pytest.raises(DatabaseError):
+        database.run(freeze)
+    assert "Gave up on PostgreSQL's answer after 3 s" in caplog.text
+    database.run(backend_pid)
+    cursor.execute(KILL)
+
+
+def test_nothing_is_tried_again_when_time_is_up(config: Config) -> None:
+    database = Database(replace(config, lock_timeout=1, statement_timeout=2))
+
+    def meet(cursor: Cursor) -> None:
+        met.append(True)
+        cursor.execute("SET statement_timeout = 0")
+        cursor.execute(
+            "DO 'BEGIN PERFORM pg_sleep(2.1); RAISE SQLSTATE ''40P01''; END'"
+        )
+
+    met: list[bool] = []
+    with pytest.raises(DatabaseError, match="40P01"):
+        database.run(meet)
+    assert len(met) == 1
 
 
 def conflict(state: str, times: int) -> Callable[[Cursor], str]:
@@ -168,11 +239,22 @@ def test_a_database_that_is_down_fails_the_call(
 
 
 def test_the_urls_own_settings_are_kept(config: Config) -> None:
-    url = f"{config.database_url} application_name=ops options='-c work_mem=123kB'"
+    url = make_dsn(
+        config.database_url,
+        application_name="ops",
+        options="-c work_mem=123kB",
+        client_encoding="LATIN1",
+    )
     database = Database(replace(config, database_url=url))
 
     def settings(cursor: Cursor) -> list[str]:
-        names = ["application_name", "work_mem", "enable_seqscan", "lock_timeout"]
+        names = [
+            "application_name",
+            "work_mem",
+            "enable_seqscan",
+            "lock_timeout",
+            "client_encoding",
+        ]
         cursor.execute(
             "SELECT array_agg(current_setting(name) ORDER BY number)"
             " FROM unnest(%s) WITH ORDINALITY AS names (name, number)",
@@ -181,4 +263,4 @@ def test_the_urls_own_settings_are_kept(config: Config) -> None:
         [[values]] = cursor.fetchall()
         return list(values)
 
-    assert database.run(settings) == ["ops", "123kB", "off", "4s"]
+    assert database.run(settings) == ["ops", "123kB", "off", "4s", "UTF8"]

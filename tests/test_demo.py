@@ -14,7 +14,9 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from click import ClickException
 
+from bulk_metadata.demo.embedded import refuse_unusable
 from tests.service import ROOT
 
 DEMO = [sys.executable, "-m", "bulk_metadata.demo"]
@@ -44,16 +46,18 @@ def demo(data: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], s
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        process_group=0,
     )
     assert process.stdout is not None
     try:
         said = ""
-        while "Ctrl-C stops everything" not in said:
+        while "Ctrl-C stops the service" not in said:
             line = process.stdout.readline()
             assert line, said
             said += line
         yield process, said
-        process.send_signal(signal.SIGINT)
+        # To all of its group, as a terminal does on Ctrl-C.
+        os.killpg(process.pid, signal.SIGINT)
         rest = process.stdout.read()
         assert rest.endswith("Stopped.\n"), rest
         assert process.wait(60) == 0
@@ -129,8 +133,8 @@ def test_it_uses_the_database_it_is_given(data: Path, owner_url: str) -> None:
     assert not (data / "postgres").exists()
 
 
-def fails(data: Path, **settings: str) -> str:
-    """Return what the demo says when it cannot start: one line."""
+def fails(data: Path, lines: int = 1, **settings: str) -> str:
+    """Return what the demo says when it cannot start: a line, or as many as told."""
     process = subprocess.run(
         [*DEMO, str(data)],
         cwd=ROOT,
@@ -140,7 +144,7 @@ def fails(data: Path, **settings: str) -> str:
         timeout=60,
     )
     assert process.returncode == 1
-    assert process.stderr.count("\n") == 1
+    assert process.stderr.count("\n") == lines
     return process.stderr
 
 
@@ -148,7 +152,7 @@ def test_a_taken_port_is_named(data: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         bind = f"127.0.0.1:{server.getsockname()[1]}"
         said = fails(data, BIND=bind)
-    assert said.startswith(f"Error: Cannot listen at {bind}: [Errno 98] Address")
+    assert said.startswith(f"Error: Cannot listen at {bind}: Address already in use")
     assert said.endswith("another port, like this: make run BIND=127.0.0.1:8001\n")
     assert not data.exists()
 
@@ -175,9 +179,43 @@ def test_a_broken_database_url_is_named(url: str, sentence: str, data: Path) -> 
 def test_a_folder_that_is_none_is_named(data: Path) -> None:
     data.mkdir()
     (data / "postgres").write_text("not a folder")
-    said = fails(data)
+    assert fails(data) == f"Error: {data}/postgres is not a folder.\n"
+
+
+def test_another_users_folder_is_named_and_left_alone(data: Path) -> None:
+    folder, owner = Path("/usr"), "root"
+    if os.geteuid() == 0:
+        folder, owner = data, "nobody"
+        folder.mkdir()
+        os.chown(folder, pwd.getpwnam(owner).pw_uid, -1)
+    with pytest.raises(ClickException) as caught:
+        refuse_unusable(folder)
+    assert caught.value.message == (
+        f"The data in {folder} is another user's: do this as {owner}, or remove the "
+        "folder, or set DATABASE_URL to a PostgreSQL of yours."
+    )
+    assert folder.owner() == owner
+
+
+def test_a_broken_folder_is_named(data: Path) -> None:
+    (data / "postgres").mkdir(parents=True)
+    (data / "postgres" / "PG_VERSION").write_text("18\n")
+    said = fails(data, lines=2)
     assert said.startswith(f"Error: PostgreSQL did not start in {data}/postgres: ")
-    assert "set DATABASE_URL to a PostgreSQL of yours" in said
+    assert said.endswith("or set DATABASE_URL to a PostgreSQL of yours.\n")
+
+
+def test_a_space_in_the_folders_name_is_named(data: Path) -> None:
+    said = fails(data / "a b")
+    assert said.startswith(f'Error: PostgreSQL cannot start in "{data}/a b/postgres"')
+
+
+def test_a_second_run_in_the_same_folder_is_refused(data: Path) -> None:
+    """Or the first to end would stop the other's PostgreSQL."""
+    with demo(data, BIND=f"127.0.0.1:{free_port()}"):
+        assert fails(data) == (
+            f"Error: Another process uses {data}/postgres already: stop it first.\n"
+        )
 
 
 def test_gunicorns_own_failure_is_passed_on(data: Path, owner_url: str) -> None:
@@ -195,7 +233,7 @@ def test_gunicorns_own_failure_is_passed_on(data: Path, owner_url: str) -> None:
         timeout=60,
     )
     assert process.returncode == 1
-    assert "gunicorn ended with an error, see above." in process.stderr
+    assert "gunicorn ended by itself, see above." in process.stderr
     assert "Ready" not in process.stdout
 
 

@@ -165,8 +165,9 @@ def test_a_client_that_sends_first_and_reads_later_hears_its_refusal(
     service: Service, acme: Organization
 ) -> None:
     for headers, refusal in ((key(acme), (413, TOO_LARGE)), ({}, (401, UNAUTHORIZED))):
-        answer = service.request(b"x" * (LIMIT + 1_000_000), headers)
-        assert (answer.status, answer.json) == refusal
+        for more in ({}, {"Connection": "close"}):
+            answer = service.request(b"x" * (LIMIT + 1_000_000), {**headers, **more})
+            assert (answer.status, answer.json) == refusal
 
 
 @pytest.mark.parametrize(
@@ -289,6 +290,12 @@ def test_what_gunicorn_refuses_is_json_as_well(case: str, service: Service) -> N
     assert parsed(service.send(sent)) == (status, {"error": sentence})
 
 
+def test_a_header_cannot_move_the_service(service: Service, acme: Organization) -> None:
+    """gunicorn would take SCRIPT_NAME from clients on the same machine."""
+    headers = {"SCRIPT_NAME": "/x", "PATH_INFO": "/y", **key(acme)}
+    assert service.request('{"devices": {"SN-1": {}}}', headers).status == 200
+
+
 def test_a_fault_outside_the_application_is_json_and_logged(
     service_url: str, tmp_path: Path
 ) -> None:
@@ -315,7 +322,7 @@ def test_a_connection_is_kept(service: Service, acme: Organization) -> None:
         (good, key(acme), 200),
         (b"{", key(acme), 400),
         (good, {}, 401),
-        (b"x" * (LIMIT + 1), key(acme), 413),
+        (b"x" * (LIMIT + 1_000_000), key(acme), 413),
         (good, key(acme), 200),
     ):
         connection.request("POST", PATH, body, headers)
@@ -330,6 +337,7 @@ def connections(acme: Organization) -> list[tuple[str, str | None]]:
     acme.cursor.execute(
         "SELECT state, wait_event_type FROM pg_stat_activity"
         " WHERE application_name = 'bulk-metadata' AND state <> 'idle'"
+        " AND datname = current_database()"
     )
     return acme.cursor.fetchall()
 
@@ -340,14 +348,14 @@ def test_a_client_gone_before_the_end_changes_nothing(
     acme.insert("SN-1")
     before = acme.rows()
     body = b'{"devices": {"SN-1": {"a": 1}}}'
-    for cut in range(0, len(body), 5):
+    for cut in (*range(0, len(body), 5), len(body)):
         # The length promises more than comes.
         start = head(acme, f"Content-Length: {len(body) + 5}")
         raw = service.send(start, body[:cut], half_close=True)
-        assert raw == b"" or parsed(raw) == (400, INVALID)
+        assert parsed(raw) == (400, INVALID)
         start = head(acme, "Transfer-Encoding: chunked")
         raw = service.send(start, b"ff\r\n" + body[:cut], half_close=True)
-        assert raw == b"" or parsed(raw) == (400, INVALID)
+        assert parsed(raw) == (400, INVALID)
     assert acme.rows() == before
     answer = service.request(body, key(acme))
     assert answer.status == 200
@@ -366,8 +374,11 @@ def test_a_client_gone_before_the_answer_leaves_nothing_behind(
     with ThreadPoolExecutor(8) as executor:
         answers = executor.map(lambda _: service.request(body, key(acme)), range(16))
         assert {answer.status for answer in answers} == {200}
-    while connections(acme):
+    for _ in range(1000):
+        if not connections(acme):
+            break
         time.sleep(0.01)
+    assert connections(acme) == []
     assert acme.metadata() == {"SN-1": {"a": 1}}
 
 
@@ -379,9 +390,3 @@ def test_a_line_break_in_an_identifier_or_path_makes_no_log_line(
     assert service.request(body.encode(), key(acme)).status == 400
     assert service.request(path="/%0d%0aERROR%20forged").status == 404
     assert service.log.read_text() == before
-
-
-def test_no_test_before_made_the_service_fail(service: Service) -> None:
-    """Stands last: a fault would have been logged."""
-    assert "The request failed" not in service.log.read_text()
-    assert "Traceback" not in service.log.read_text()

@@ -39,8 +39,8 @@ def import_file(config: Config, owner_url: str, tmp_path: Path) -> Import:
 
 def imported(result: Result, new: int, existing: int = 0) -> bool:
     assert result.output == (
-        f'Imported {new} devices into "Acme"; '
-        f"{existing} existed already and were left alone.\n"
+        f'Imported into "Acme": {new} new, '
+        f"{existing} that existed already and were left alone.\n"
     )
     return result.exit_code == 0
 
@@ -114,15 +114,21 @@ def test_an_empty_file(import_file: Import, acme: Organization) -> None:
     assert imported(import_file("d.csv", "identifier\n"), 0)
 
 
-HEADER = 'line 1: the header must be "identifier", or "identifier" and "metadata"'
+HEADER = 'line 1: the header must be "identifier", or "identifier" and "metadata", not '
 NUL_TEXT = "must not contain the NUL character"
 
 BAD_CSV: dict[str, tuple[str | bytes, str]] = {
     "no header": ("", HEADER),
-    "another header": ("serial\nSN-1", HEADER),
-    "a column too many": ("identifier,location\nSN-1,A", HEADER),
-    "a column twice": ("identifier,identifier\nSN-1,SN-1", HEADER),
-    "a semicolon": ("identifier;metadata\nSN-1;{}", HEADER),
+    "another header": ("serial\nSN-1", HEADER + '"serial"'),
+    "a column too many": (
+        "identifier,location\nSN-1,A",
+        HEADER + '"identifier", "location"',
+    ),
+    "a column twice": (
+        "identifier,identifier\nSN-1,SN-1",
+        HEADER + '"identifier", "identifier"',
+    ),
+    "a semicolon": ("identifier;metadata\nSN-1;{}", HEADER + '"identifier;metadata"'),
     "a cell too many": (
         "identifier\nSN-1\nSN-2,{}",
         "line 3: not as many cells as the header has",
@@ -165,6 +171,10 @@ BAD_CSV: dict[str, tuple[str | bytes, str]] = {
     "an identifier repeated after trimming": (
         "identifier\nSN-1\n SN-1",
         'line 3: identifier "SN-1" stands in line 2 already',
+    ),
+    "too deep to parse": (
+        'identifier,metadata\nSN-1,"' + '{""a"":' * 100_000 + '"',
+        "line 2: metadata: nested too deeply",
     ),
     "a NUL in the identifier": (
         "identifier\nSN-\0",
@@ -216,7 +226,7 @@ BAD_NDJSON: dict[str, tuple[str | bytes, str]] = {
     ),
     "too deep to parse": (
         '{"identifier": "SN-1", "metadata": {"a": ' + "[" * 100_000,
-        "line 1: maximum recursion depth exceeded while deserializing an object",
+        "line 1: metadata: nested too deeply",
     ),
 }
 
@@ -241,14 +251,14 @@ def test_a_line_too_deep_for_the_server_is_named(
     import_file: Import, acme: Organization, tmp_path: Path
 ) -> None:
     deep = '{"a":' * 800 + "1" + "}" * 800
-    lines = [f'{{"identifier": "SN-{number}"}}' for number in range(12_000)]
-    lines[11_000] = f'{{"identifier": "SN-X", "metadata": {deep}}}'
+    lines = [f'{{"identifier": "SN-{number}"}}' for number in range(60_000)]
+    lines[50_000] = f'{{"identifier": "SN-X", "metadata": {deep}}}'
     result = import_file(
         "devices.ndjson", "\n".join(lines), options="-c max_stack_depth=100kB"
     )
     assert result.exit_code == 1
     assert result.output == (
-        f"Error: {tmp_path}/devices.ndjson, line 11001: metadata: nested too deeply\n"
+        f"Error: {tmp_path}/devices.ndjson, line 50001: metadata: nested too deeply\n"
     )
     assert acme.rows() == []
 
@@ -272,12 +282,23 @@ def test_a_missing_file_or_organization_is_named(
     assert 'There is no organization "Acme"' in import_file("d.ndjson", "").output
 
 
+def test_what_is_no_file_is_refused(
+    config: Config, owner_url: str, acme: Organization, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "devices.csv"
+    os.mkfifo(pipe)
+    cli = create_app(replace(config, database_url=owner_url)).test_cli_runner()
+    result = cli.invoke(args=["import-devices", "Acme", str(pipe)])
+    assert result.exit_code == 1
+    assert result.output == f"Error: {pipe} is not a regular file.\n"
+
+
 def test_progress_shows_on_a_terminal_only(
     owner_url: str, acme: Organization, tmp_path: Path
 ) -> None:
     path = tmp_path / "devices.ndjson"
     with path.open("w") as file:
-        for number in range(25_000):
+        for number in range(60_000):
             line: dict[str, Any] = {"identifier": f"SN-{number}"}
             print(json.dumps(line), file=file)
     terminal, stderr = pty.openpty()
@@ -294,9 +315,9 @@ def test_progress_shows_on_a_terminal_only(
     shown = os.read(terminal, 65536).decode()
     os.close(terminal)
     assert process.stdout == (
-        'Imported 25000 devices into "Acme"; 0 existed already and were left alone.\n'
+        'Imported into "Acme": 60000 new, 0 that existed already and were left alone.\n'
     )
     assert "Reading" in shown
     assert "100%" in shown
-    assert "Storing 25000 devices ..." in shown
-    assert len(acme.rows()) == 25_000
+    assert "Storing 60000 devices ..." in shown
+    assert len(acme.rows()) == 60_000

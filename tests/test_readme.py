@@ -133,9 +133,9 @@ def test_the_commands(acme: Organization, owner_url: str, tmp_path: Path) -> Non
     lines = process.stdout.splitlines()
     assert lines[1].startswith('Created the organization "Acme" with the id ')
     assert lines[2].startswith('Created the key "nightly job" with the id ')
-    assert lines[3].startswith('Imported 2 devices into "Acme"; 0 existed already')
+    assert lines[3].startswith('Imported into "Acme": 2 new, 0 that existed')
     assert lines[4].endswith("Acme  nightly job")
-    assert lines[5].startswith('Imported 0 devices into "Acme"; 2 existed already')
+    assert lines[5].startswith('Imported into "Acme": 0 new, 2 that existed')
     acme.cursor.execute("SELECT identifier, device_metadata FROM devices ORDER BY 1")
     assert acme.cursor.fetchall() == [
         ("SN-A100", {"location": "Building A"}),

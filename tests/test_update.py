@@ -1,6 +1,7 @@
 """Steps 4 and 5: devices are replaced whole, in one statement, reported in order."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,7 +9,10 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
-from tests.conftest import Organization, Post
+from bulk_metadata.config import Config
+from bulk_metadata.connection import connect_service
+from bulk_metadata.queries import update_metadata
+from tests.conftest import Organization, Post, connect
 from tests.service import PATH
 
 NO_DEVICE = {"deviceId": "", "status": "not_found"}
@@ -89,6 +93,44 @@ def test_only_the_devices_named_are_touched(post: Post, acme: Organization) -> N
     after = acme.rows()
     assert (after[0], after[2]) == (before[0], before[2])
     assert acme.updated() == {"SN-2"}
+
+
+def test_updated_at_never_goes_back(
+    acme: Organization, config: Config, owner_url: str
+) -> None:
+    """A call that waited for a lock writes a later time than those it let pass."""
+    acme.insert("SN-1", "SN-2")
+    other = connect(owner_url)
+    other.autocommit = False
+    service = connect_service(config)
+    with other.cursor() as locker, service.cursor() as cursor:
+        locker.execute("SELECT FROM devices WHERE identifier = 'SN-1' FOR UPDATE")
+        documents = dict.fromkeys(["SN-1", "SN-2"], "{}")
+        with ThreadPoolExecutor(1) as executor:
+            waiting = executor.submit(update_metadata, cursor, acme.id, documents)
+            wait_until_locked(acme.cursor, service.info.backend_pid)
+            acme.cursor.execute(
+                "UPDATE devices SET updated_at = clock_timestamp()"
+                " WHERE identifier = 'SN-2' RETURNING updated_at"
+            )
+            [[between]] = acme.cursor.fetchall()
+            other.commit()
+            waiting.result()
+    other.close()
+    service.close()
+    acme.cursor.execute("SELECT updated_at FROM devices WHERE identifier = 'SN-2'")
+    [[last]] = acme.cursor.fetchall()
+    assert last > between
+
+
+def wait_until_locked(cursor: Cursor, pid: int) -> None:
+    """Return when the session waits for another's lock."""
+    for _ in range(1000):
+        cursor.execute("SELECT cardinality(pg_blocking_pids(%s)) > 0", (pid,))
+        if cursor.fetchall() == [(True,)]:
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never waited")
 
 
 def test_created_at_and_id_stay(post: Post, acme: Organization) -> None:

@@ -1,7 +1,7 @@
 """Files of devices, CSV or NDJSON: read line by line, and judged as requests are."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from bulk_metadata.body import ANY_VALUE
-from bulk_metadata.jsonb import may_be_refused, refusal
+from bulk_metadata.jsonb import refusal
 
 # A line, or a CSV cell, is held in memory: a quote that is never closed must not read
 # in the whole file. As long as the longest body that the API takes by default.
@@ -18,6 +18,8 @@ csv.field_size_limit(MAX_LINE_BYTES)
 
 # What the schema allows, so that an index entry can hold it.
 MAX_IDENTIFIER_BYTES = 1024
+
+NESTED_TOO_DEEPLY = "metadata: nested too deeply"
 
 COLUMNS = {"identifier", "metadata"}
 
@@ -41,14 +43,14 @@ class Device(NamedTuple):
     document: bytes
 
 
-class Members(msgspec.Struct, forbid_unknown_fields=True):
+class Line(msgspec.Struct, forbid_unknown_fields=True):
     """A line of NDJSON."""
 
     identifier: str
     metadata: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-MEMBERS = msgspec.json.Decoder(Members)
+LINE = msgspec.json.Decoder(Line)
 
 
 def read_devices(path: Path, file: BinaryIO) -> Iterator[Device]:
@@ -85,9 +87,11 @@ def _read_ndjson(lines: Iterable[str]) -> Iterator[Device]:
     for line, text in enumerate(lines, 1):
         if text.strip():
             try:
-                members = MEMBERS.decode(text)
-            except (msgspec.DecodeError, RecursionError) as error:
+                members = LINE.decode(text)
+            except msgspec.DecodeError as error:
                 raise LineError(line, error) from None
+            except RecursionError:
+                raise LineError(line, NESTED_TOO_DEEPLY) from None
             yield Device(line, members.identifier, bytes(members.metadata))
 
 
@@ -108,11 +112,13 @@ def _read_csv(lines: Iterable[str]) -> Iterator[Device]:
         raise LineError(line, error) from None
 
 
-def _judge_header(names: Iterable[str]) -> None:
+def _judge_header(names: Sequence[str]) -> None:
     columns = sorted(names)
     if "identifier" not in columns or columns != sorted(COLUMNS.intersection(columns)):
         raise LineError(
-            1, 'the header must be "identifier", or "identifier" and "metadata"'
+            1,
+            'the header must be "identifier", or "identifier" and "metadata", not '
+            + ", ".join(f'"{name}"' for name in names),
         )
 
 
@@ -121,8 +127,10 @@ def _csv_device(line: int, identifier: str, metadata: str) -> Device:
         return Device(
             line, identifier, bytes(ANY_VALUE.decode(metadata.strip() or "{}"))
         )
-    except (msgspec.DecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise LineError(line, f"metadata: {error}") from None
+    except RecursionError:
+        raise LineError(line, NESTED_TOO_DEEPLY) from None
 
 
 def _judge(device: Device) -> Device:
@@ -137,7 +145,6 @@ def _judge(device: Device) -> Device:
         raise LineError(line, f"the identifier is over {MAX_IDENTIFIER_BYTES} bytes")
     if not document.startswith(b"{"):
         raise LineError(line, "metadata must be a JSON object")
-    reason = may_be_refused(document) and refusal(document)
-    if reason:
+    if reason := refusal(document):
         raise LineError(line, f"metadata: {reason}")
     return Device(line, identifier, document)

@@ -15,7 +15,12 @@ from flask.cli import with_appcontext
 from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.commands.device_file import Device, DeviceFileError, read_devices
+from bulk_metadata.commands.device_file import (
+    NESTED_TOO_DEEPLY,
+    Device,
+    DeviceFileError,
+    read_devices,
+)
 from bulk_metadata.commands.organizations import find_organization
 from bulk_metadata.commands.session import session
 
@@ -31,6 +36,8 @@ def import_devices_command(organization: str, file: Path) -> None:
     or NDJSON with such members. Devices that exist already are left alone. One bad
     line, and nothing is imported.
     """
+    if not file.is_file():
+        raise click.ClickException(f"{file} is not a regular file.")
     is_terminal = sys.stderr.isatty()
     with session() as cursor:
         organization_id = find_organization(cursor, organization)
@@ -45,8 +52,8 @@ def import_devices_command(organization: str, file: Path) -> None:
             click.echo(f"Storing {total} devices ...", err=True)
         imported = insert_devices(cursor, organization_id, file)
     click.echo(
-        f'Imported {imported} devices into "{organization}"; '
-        f"{total - imported} existed already and were left alone."
+        f'Imported into "{organization}": {imported} new, '
+        f"{total - imported} that existed already and were left alone."
     )
 
 
@@ -104,9 +111,7 @@ def _copy(cursor: Cursor, path: Path, devices: list[Device]) -> None:
         # How deep jsonb may nest is for the server's max_stack_depth to say.
         [row] = re.findall(r"line (\d+)", error.diag.context or "")
         line = devices[int(row) - 1].line
-        raise DeviceFileError(
-            f"{path}, line {line}: metadata: nested too deeply"
-        ) from None
+        raise DeviceFileError(f"{path}, line {line}: {NESTED_TOO_DEEPLY}") from None
 
 
 def _escape(text: str) -> str:

@@ -1,5 +1,6 @@
 """API keys: ``flask create-key``, ``list-keys`` and ``revoke-key``."""
 
+from typing import NamedTuple
 from uuid import UUID
 
 import click
@@ -8,7 +9,7 @@ from psycopg2.errors import DataError
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.api_key import digest, generate_key
-from bulk_metadata.commands.organizations import find_organization
+from bulk_metadata.commands.organizations import checked_name, find_organization
 from bulk_metadata.commands.session import session
 
 
@@ -23,46 +24,63 @@ def create_key_command(organization: str, name: str, expires_in: str | None) -> 
     """Create an API key for ORGANIZATION (its id or name) and show it, once."""
     with session() as cursor:
         organization_id = find_organization(cursor, organization)
-        key_id, key = create_key(cursor, organization_id, name, expires_in)
-    click.echo(f'Created the key "{name}" with the id {key_id}, shown only now: {key}')
+        key = create_key(cursor, organization_id, name, expires_in)
+    click.echo(
+        f'Created the key "{name}" with the id {key.id}, which {key.expiry}; '
+        f"it is shown only now: {key.text}"
+    )
 
 
-INSERT_KEY = """
+CREATE_KEY = """
 INSERT INTO api_keys (organization_id, name, key_hash, expires_at)
      VALUES (%s, %s, %s, now() + %s::interval)
-  RETURNING id, expires_at <= now()
+  RETURNING id, expires_at <= now(),
+            coalesce(to_char(expires_at, '"expires "YYYY-MM-DD HH24:MI TZ'),
+                     'never expires')
 """
+
+
+class NewKey(NamedTuple):
+    """A key that was just created: the only time that its text is known."""
+
+    id: str
+    text: str
+    expiry: str
 
 
 def create_key(
     cursor: Cursor, organization_id: str, name: str, expires_in: str | None = None
-) -> tuple[str, str]:
-    """Return the id and the text of a new API key.
+) -> NewKey:
+    """Return a new API key.
 
     ``expires_in`` is an interval as PostgreSQL reads it, like ``90 days``; without it
     the key does not expire. Raises click.ClickException if it is not one above zero.
     """
+    name = checked_name("key", name)
     key = generate_key()
     try:
-        cursor.execute(INSERT_KEY, (organization_id, name, digest(key), expires_in))
-        [[key_id, has_expired]] = cursor.fetchall()
+        cursor.execute(CREATE_KEY, (organization_id, name, digest(key), expires_in))
+        [[key_id, has_expired, expiry]] = cursor.fetchall()
     except DataError:
         has_expired = True
+    # PostgreSQL takes a bare number for seconds, and a person hardly means that.
+    has_expired = has_expired or (expires_in or "").strip().isdigit()
     if has_expired:
         raise click.ClickException(
             "--expires-in must be a time span above zero, like '90 days' or '12 hours'."
         )
-    return str(key_id), key
+    return NewKey(str(key_id), key, expiry)
 
 
-SELECT_KEYS = """
+LIST_KEYS = """
   SELECT api_keys.id::text,
          CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
               WHEN expires_at <= now() THEN 'expired'
               ELSE 'active '
          END,
-         to_char(api_keys.created_at, '"created "YYYY-MM-DD HH24:MI'),
-         coalesce(to_char(expires_at, '"expires "YYYY-MM-DD HH24:MI'), 'never expires'),
+         to_char(api_keys.created_at, '"created "YYYY-MM-DD HH24:MI TZ'),
+         coalesce(to_char(expires_at, '"expires "YYYY-MM-DD HH24:MI TZ'),
+                  'never expires'),
          organizations.name,
          api_keys.name
     FROM api_keys
@@ -80,8 +98,10 @@ def list_keys_command(organization: str | None) -> None:
     """List the API keys of ORGANIZATION (its id or name), or all; never the keys
     themselves."""
     with session() as cursor:
-        organization_id = organization and find_organization(cursor, organization)
-        cursor.execute(SELECT_KEYS, {"organization_id": organization_id})
+        organization_id = (
+            None if organization is None else find_organization(cursor, organization)
+        )
+        cursor.execute(LIST_KEYS, {"organization_id": organization_id})
         rows = cursor.fetchall()
     for row in rows:
         click.echo("  ".join(row))
@@ -89,7 +109,7 @@ def list_keys_command(organization: str | None) -> None:
         click.echo("There are no keys. Create one with: flask create-key ORGANIZATION")
 
 
-UPDATE_KEY = """
+REVOKE_KEY = """
    UPDATE api_keys
       SET revoked_at = coalesce(revoked_at, now())
     WHERE id = %s
@@ -103,7 +123,7 @@ RETURNING to_char(revoked_at, 'YYYY-MM-DD HH24:MI:SS TZ')
 def revoke_key_command(key_id: UUID) -> None:
     """Stop the API key with the id KEY_ID from working, at once and for good."""
     with session() as cursor:
-        cursor.execute(UPDATE_KEY, (str(key_id),))
+        cursor.execute(REVOKE_KEY, (str(key_id),))
         row = cursor.fetchone()
     if row is None:
         raise click.ClickException(

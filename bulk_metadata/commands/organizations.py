@@ -1,11 +1,15 @@
 """Organizations: ``flask create-organization``, and how the others find them."""
 
+import re
+
 import click
 from flask.cli import with_appcontext
 from psycopg2.errors import UniqueViolation
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.commands.session import session
+
+UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 @click.command("create-organization")
@@ -20,27 +24,26 @@ def create_organization_command(name: str) -> None:
     )
 
 
-INSERT_ORGANIZATION = "INSERT INTO organizations (name) VALUES (%s) RETURNING id"
+CREATE_ORGANIZATION = "INSERT INTO organizations (name) VALUES (%s) RETURNING id"
 
 
 def create_organization(cursor: Cursor, name: str) -> str:
     """Return the id of a new organization.
 
-    Raises click.ClickException if the name is empty or taken.
+    Raises click.ClickException if the name is taken.
     """
-    if not name.strip():
-        raise click.ClickException("The organization's name must not be empty.")
+    name = checked_name("organization", name)
     try:
-        cursor.execute(INSERT_ORGANIZATION, (name.strip(),))
+        cursor.execute(CREATE_ORGANIZATION, (name,))
     except UniqueViolation:
         raise click.ClickException(
-            f'An organization named "{name.strip()}" exists already.'
+            f'An organization named "{name}" exists already.'
         ) from None
     [[organization_id]] = cursor.fetchall()
     return str(organization_id)
 
 
-SELECT_ORGANIZATION = """
+FIND_ORGANIZATION = """
 SELECT id
   FROM organizations
  WHERE name = %(organization)s
@@ -53,7 +56,7 @@ def find_organization(cursor: Cursor, organization: str) -> str:
 
     Raises click.ClickException if there is none.
     """
-    cursor.execute(SELECT_ORGANIZATION, {"organization": organization})
+    cursor.execute(FIND_ORGANIZATION, {"organization": organization.strip()})
     row = cursor.fetchone()
     if row is None:
         raise click.ClickException(
@@ -61,3 +64,17 @@ def find_organization(cursor: Cursor, organization: str) -> str:
             f"Create it with: flask create-organization NAME"
         )
     return str(row[0])
+
+
+def checked_name(what: str, name: str) -> str:
+    """Return ``name`` trimmed, as the name of ``what``.
+
+    Raises click.ClickException if it is empty, would break a line or change a terminal,
+    or looks like an id.
+    """
+    name = name.strip()
+    if not name or not name.isprintable() or UUID.fullmatch(name):
+        raise click.ClickException(
+            f"The {what}'s name must be text that can be printed, and not an id."
+        )
+    return name

@@ -8,7 +8,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.commands.session import session
 
-SCHEMA = Path(__file__).parents[2] / "schema.sql"
+SCHEMA_FILE = Path(__file__).parents[2] / "schema.sql"
 
 
 @click.command("init-db")
@@ -33,7 +33,7 @@ def apply_schema(cursor: Cursor) -> str:
             f"The database's encoding is {encoding}. Identifiers can be any text: "
             "create a database with ENCODING 'UTF8'."
         )
-    cursor.execute(SCHEMA.read_text())
+    cursor.execute(SCHEMA_FILE.read_text())
     cursor.execute("SELECT current_setting('server_version')")
     [[version]] = cursor.fetchall()
     return str(version)

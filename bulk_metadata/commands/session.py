@@ -44,10 +44,12 @@ def transaction(config: Config) -> Iterator[Cursor]:
         ) from None
     except InsufficientPrivilege as error:
         raise click.ClickException(
-            f"{reason(error)}: let DATABASE_URL name the role that owns the database, "
-            "and for init-db one that may create roles."
+            f"{reason(error)}. Let DATABASE_URL name the database's owner, "
+            "not the service's role; init-db has to be allowed to create roles, too."
         ) from None
     except psycopg2.Error as error:
         raise click.ClickException(reason(error)) from None
+    except UnicodeEncodeError:
+        raise click.ClickException("An argument is not UTF-8.") from None
     finally:
         connection.close()

@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -23,7 +21,7 @@ from bulk_metadata.commands.organizations import find_organization
 from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.commands.session import transaction
 from bulk_metadata.config import Config, ConfigError
-from bulk_metadata.demo.embedded import start_postgres
+from bulk_metadata.demo.embedded import embedded_postgres
 from bulk_metadata.queries import select_organization_id
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +48,7 @@ curl http://{bind}/api/ext-v1/device/bulk-metadata \\
         "SN-B200": {{"firmwareVersion": "3.2.1", "status": "maintenance"}},
         "SN-UNKNOWN": {{"status": "active"}}}}}}'
 
-The key is also in {data}/demo.key. Ctrl-C stops everything; the data stays there.
+The key is also in {key_file}. Ctrl-C stops the service; the data stays.
 """
 
 
@@ -58,89 +56,93 @@ The key is also in {data}/demo.key. Ctrl-C stops everything; the data stays ther
 @click.argument("data", default=ROOT / ".data", type=click.Path(path_type=Path))
 def main(data: Path) -> None:
     """Run the demo, with its files in the folder DATA, until it is told to stop."""
-    bind = os.environ.get("BIND") or Config.bind
-    refuse_taken_port(bind)
-    url = os.environ.get("DATABASE_URL")
-    database = nullcontext((url, url)) if url else embedded_database(data / "postgres")
-    with database as (owner, service):
-        key = prepare(owner, data / "demo.key")
-        serve(bind, service, READY.format(bind=bind, key=key, data=data))
-    click.echo("Stopped.")
-
-
-def refuse_taken_port(bind: str) -> None:
-    """Raise click.ClickException if ``bind``, host:port, cannot be listened at."""
-    host, _, port = bind.rpartition(":")
+    given = os.environ.get("DATABASE_URL")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    # Whatever is wrong with the settings is said before anything starts.
+    config = read_config(given or "postgresql://")
+    refuse_taken_port(config)
     try:
-        socket.create_server((host, int(port))).close()
-    except (OSError, ValueError) as error:
-        raise click.ClickException(
-            f"Cannot listen at {bind}: {error}. Stop the program that does, or choose "
-            "another port, like this: make run BIND=127.0.0.1:8001"
-        ) from None
+        if given:
+            run(config, config, data / "demo.key")
+        else:
+            click.echo("Starting PostgreSQL ...")
+            with embedded_postgres(data / "postgres") as url:
+                service_url = make_dsn(url, user="bulk_metadata_service")
+                run(read_config(url), read_config(service_url), data / "demo.key")
+    except KeyboardInterrupt:
+        click.echo("Stopped.")
 
 
-@contextmanager
-def embedded_database(folder: Path) -> Iterator[tuple[str, str]]:
-    """Run a PostgreSQL of our own; give its URL for the owner and for the service."""
-    click.echo("Starting PostgreSQL ...")
+def read_config(url: str) -> Config:
+    """Return the settings of the environment, with this DATABASE_URL."""
     try:
-        server = start_postgres(folder)
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        raise click.ClickException(
-            f"PostgreSQL did not start in {folder}: {error}. If that folder is another "
-            "user's or broken, remove it; or set DATABASE_URL to a PostgreSQL of yours."
-        ) from None
-    try:
-        owner = server.get_uri()
-        yield owner, make_dsn(owner, user="bulk_metadata_service")
-    finally:
-        server.stop()
-
-
-def prepare(url: str, key_file: Path) -> str:
-    """Make what is missing in the database, and return the demo's API key."""
-    try:
-        config = Config.from_env({**os.environ, "DATABASE_URL": url})
+        return Config.from_env({**os.environ, "DATABASE_URL": url})
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
+
+
+def refuse_taken_port(config: Config) -> None:
+    """Raise click.ClickException if nobody can listen where the service should."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        socket.create_server((config.host, config.port), family=family).close()
+    except OSError as error:
+        raise click.ClickException(
+            f"Cannot listen at {config.bind}: {error.strerror}. Stop the program that "
+            "does, or choose another port, like this: make run BIND=127.0.0.1:8001"
+        ) from None
+
+
+def run(owner: Config, service: Config, key_file: Path) -> None:
+    """Prepare the database as its owner, and serve until it ends."""
+    key = prepare(owner, key_file)
+    serve(service, READY.format(bind=service.bind, key=key, key_file=key_file))
+
+
+def prepare(config: Config, key_file: Path) -> str:
+    """Make what is missing in the database, and return the demo's API key."""
     with transaction(config) as cursor:
         apply_schema(cursor)
         cursor.execute(INSERT_DEMO)
         organization_id = find_organization(cursor, "demo")
         key = key_file.read_text() if key_file.exists() else ""
         if select_organization_id(cursor, digest(key)) != organization_id:
-            _, key = create_key(cursor, organization_id, "make run")
+            key = create_key(cursor, organization_id, "make run").text
             key_file.parent.mkdir(parents=True, exist_ok=True)
             key_file.touch(mode=0o600)
             key_file.write_text(key)
     return key
 
 
-def serve(bind: str, url: str, ready: str) -> None:
-    """Run gunicorn until it ends, or we are told to end; say ``ready`` when it is."""
+def serve(config: Config, ready: str) -> None:
+    """Run gunicorn until we are told to end; say ``ready`` when it is.
+
+    Raises click.ClickException if it ends before.
+    """
     # In a group of its own, so that Ctrl-C reaches it through us only: as SIGTERM, on
     # which it finishes what it is answering.
     gunicorn = subprocess.Popen(
         [sys.executable, "-m", "gunicorn"],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url},
+        env={**os.environ, "DATABASE_URL": config.database_url},
         process_group=0,
     )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: gunicorn.terminate())
-    if comes_to_listen(gunicorn, bind):
-        click.echo(ready)
-    if gunicorn.wait() != 0:
-        raise click.ClickException("gunicorn ended with an error, see above.")
+    try:
+        if comes_to_listen(gunicorn, config):
+            click.echo(ready)
+        gunicorn.wait()
+    finally:
+        gunicorn.terminate()
+        gunicorn.wait()
+    raise click.ClickException("gunicorn ended by itself, see above.")
 
 
-def comes_to_listen(process: subprocess.Popen[bytes], bind: str) -> bool:
-    """Wait until ``process`` listens at ``bind``; return False if it ends before."""
-    host, _, port = bind.rpartition(":")
+def comes_to_listen(process: subprocess.Popen[bytes], config: Config) -> bool:
+    """Wait until ``process`` listens; return False if it ends before."""
     while process.poll() is None:
         try:
-            socket.create_connection((host, int(port)), timeout=1).close()
+            socket.create_connection((config.host, config.port), timeout=1).close()
         except OSError:
             time.sleep(0.1)
         else:
