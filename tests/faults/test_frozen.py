@@ -1,0 +1,38 @@
+"""A PostgreSQL that accepts and never answers."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.faults.cluster import Cluster
+from tests.service import run_service
+
+pytestmark = pytest.mark.faults
+
+BODY = '{"devices": {"SN-0": {"a": 1}}}'
+
+
+def test_a_frozen_server_is_given_up_and_used_again(
+    server: Cluster, folder: Path
+) -> None:
+    headers = {"x-api-key": server.prepare(devices=1)}
+    with (
+        run_service(folder / "gunicorn", DATABASE_URL=server.service_url) as service,
+        ThreadPoolExecutor(16) as executor,
+    ):
+
+        def call(_: int) -> tuple[int, float]:
+            start = time.monotonic()
+            return service.request(BODY, headers).status, time.monotonic() - start
+
+        assert {status for status, _ in executor.map(call, range(16))} == {200}
+        server.freeze()
+        answers = list(executor.map(call, range(16)))
+        assert {status for status, _ in answers} == {500}
+        assert max(seconds for _, seconds in answers) < 15 * 2
+        # No key, no database, no wait: the threads are back.
+        assert service.request(BODY, {"x-api-key": "x"}).status == 401
+        server.thaw()
+        assert {status for status, _ in executor.map(call, range(16))} == {200}
