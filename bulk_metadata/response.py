@@ -6,6 +6,9 @@ from typing import Any
 import msgspec
 from flask.json.provider import DefaultJSONProvider
 
+# For browsers and caches between, of every answer.
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
 
 class Json(DefaultJSONProvider):
     """Flask's JSON, written by msgspec: members keep their order, and 1,000 results
@@ -14,6 +17,12 @@ class Json(DefaultJSONProvider):
     def dumps(self, obj: Any, **_: Any) -> str:
         """Return ``obj`` as JSON text."""
         return msgspec.json.encode(obj).decode()
+
+    def response(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the answer, not to be stored or taken for anything else."""
+        response = super().response(*args, **kwargs)
+        response.headers.extend(HEADERS)
+        return response
 
 
 def answer(identifiers: Iterable[str], device_ids: dict[str, str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from gunicorn.util import write_nonblock
 from gunicorn.workers import gthread
 
 from bulk_metadata.config import Config
+from bulk_metadata.response import HEADERS
 from bulk_metadata.watchdog import Watchdog
 
 # A connection on which nothing comes gives its thread back after so many seconds, and
@@ -73,10 +74,11 @@ class Worker(gthread.ThreadWorker):
             f"HTTP/1.1 {status.value} {status.phrase}\r\n"
             "Connection: close\r\n"
             "Content-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"Content-Length: {len(body)}\r\n"
+            + "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
         )
         with suppress(OSError):  # the client may be gone
-            write_nonblock(client, head.encode() + body)
+            write_nonblock(client, head.encode() + b"\r\n" + body)
 
 
 def judge(error: BaseException) -> tuple[HTTPStatus, str]:

@@ -117,6 +117,24 @@ def test_another_method(method: str, service: Service) -> None:
     assert answer.json == {"error": "Method Not Allowed"}
 
 
+def test_every_answer_has_the_headers_of_an_api(
+    service: Service, acme: Organization
+) -> None:
+    for answer in (
+        service.request('{"devices": {"SN-1": {}}}', key(acme)),
+        service.request("{", key(acme)),
+        service.request("{}"),
+        service.request(path="/"),
+        service.request(method="GET"),
+        service.request("{}", {"x-api-key": "x" * 17_000}),
+    ):
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Type"] == "application/json"
+        # A name, no version.
+        assert answer.headers.get("Server", "gunicorn") == "gunicorn"
+
+
 @pytest.mark.parametrize(
     "path", ["/", PATH + "/", PATH.replace("/ext", "//ext"), "/%0d%0aLog:%20x"]
 )
