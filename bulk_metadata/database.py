@@ -37,7 +37,6 @@ class DatabaseError(Exception):
 
     def __init__(self, reason: str, sqlstate: str | None = None) -> None:
         super().__init__(f"{sqlstate}: {reason}" if sqlstate else reason)
-        self.sqlstate = sqlstate
 
 
 class Database:
@@ -108,6 +107,7 @@ class _Place:
 
     def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
+            self.close()
             self._connection = connect_service(self._config)
             # A handle of our own on its socket: libpq may close its one at any time,
             # and the number would soon stand for somebody else's.

@@ -46,7 +46,8 @@ class Watchdog:
         while True:
             time.sleep(INTERVAL)
             now = time.monotonic()
-            for watched, end in list(self._waits.values()):
+            # A copy is taken in one step, whatever other threads do meanwhile.
+            for watched, end in self._waits.copy().values():
                 if now > end:
                     logger.warning("Gave up on %s after %s s", self._what, self._limit)
                     # It may have come to its end meanwhile.
