@@ -1,0 +1,104 @@
+"""The OpenAPI description and the service say the same."""
+
+import json
+import re
+from typing import Any
+
+import schemathesis
+from jsonschema_rs import Draft202012Validator
+from schemathesis import Case, Response
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.conftest import Organization
+from tests.fuzz.search import fuzz, show_progress
+from tests.service import PATH, ROOT, Service
+from tests.test_readme import ERRORS
+
+DESCRIPTION: dict[str, Any] = json.loads(
+    (ROOT / "bulk_metadata" / "openapi.json").read_text()
+)
+OPERATION: dict[str, Any] = DESCRIPTION["paths"][PATH]["post"]
+SCHEMA = schemathesis.openapi.from_dict(DESCRIPTION)
+
+
+def contents() -> list[dict[str, Any]]:
+    """Return what the description says of each body, the request's and the answers'."""
+    bodies = [OPERATION["requestBody"], *OPERATION["responses"].values()]
+    return [body["content"]["application/json"] for body in bodies]
+
+
+def test_it_is_valid_openapi() -> None:
+    assert DESCRIPTION["openapi"].startswith("3.1.")
+    SCHEMA.validate()
+
+
+def test_its_examples_follow_its_schemas() -> None:
+    for content in contents():
+        # References lead into the components, so the whole comes along.
+        schema = {**content["schema"], "components": DESCRIPTION["components"]}
+        validator = Draft202012Validator(schema, validate_formats=True)
+        for example in content["examples"].values():
+            validator.validate(example["value"])
+
+
+def test_its_sentences_are_those_of_the_readme() -> None:
+    sentences = {
+        example["value"]["error"]: int(status)
+        for status, response in OPERATION["responses"].items()
+        if status != "200"
+        for example in response["content"]["application/json"]["examples"].values()
+    }
+    assert sentences == ERRORS
+
+
+def identifiers(case: Case[Any]) -> list[str]:
+    """Return the identifiers that a call names, if it is one, and that can exist."""
+    devices = case.body.get("devices") if isinstance(case.body, dict) else None
+    names = {name.strip() for name in devices} if isinstance(devices, dict) else set()
+    return sorted(
+        name
+        for name in names
+        if name and "\0" not in name and len(name.encode()) <= 1024
+    )
+
+
+def is_excused(response: Response) -> bool:
+    """Tell whether a call was refused for what a schema cannot forbid: a character at
+    any depth, or a way to write a number."""
+    body, sentence = response.request.body, response.json().get("error", "")
+    if not isinstance(body, bytes):
+        return False
+    if sentence.endswith("must not contain the NUL character"):
+        return b"\\u0000" in body
+    if sentence.endswith("number out of range"):
+        return re.search(rb"[0-9]e-3[0-9]{2}", body) is not None
+    return False
+
+
+@SCHEMA.parametrize()
+@fuzz
+def test_generated_calls(
+    case: Case[Any], service: Service, acme: Organization, globex: Organization
+) -> None:
+    """Valid calls and invalid ones, with every check that schemathesis has.
+
+    Only positive_data_acceptance is off, and only for calls that are excused.
+    """
+    show_progress()
+    acme.cursor.execute("DELETE FROM devices")
+    # Every other device of the call exists, and all of them elsewhere.
+    existing = identifiers(case)[::2]
+    acme.insert("one that no call names", *existing)
+    globex.insert("one that no call names", *identifiers(case))
+    before = globex.rows()
+    url, key = f"http://127.0.0.1:{service.port}", {"x-api-key": acme.key}
+    options: dict[str, Any] = {"base_url": url, "headers": key, "timeout": 30}
+    response = case.call(**options)
+    case.validate_response(
+        response,
+        excluded_checks=[positive_data_acceptance] if is_excused(response) else [],
+        headers=key,
+        transport_kwargs=options,
+    )
+    assert globex.rows() == before
+    assert acme.updated() == (set(existing) if response.status_code == 200 else set())
