@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint format types coverage clean
+.PHONY: help install run test fuzz check lint format types coverage clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,6 +26,13 @@ run: .venv/installed ## Run the service with its own PostgreSQL, ready to be cal
 
 test: .venv/installed ## Run the tests on a real PostgreSQL
 	@$(BIN)/pytest
+
+# The seed is printed, and with it the same search can be run again.
+fuzz: export FUZZ_EXAMPLES ?= 20000
+fuzz: export FUZZ_SEED ?= $(shell od -A n -N 4 -t u4 /dev/urandom | tr -d ' ')
+fuzz: .venv/installed ## Send the service generated requests, for half an hour
+	@echo "To run this again: make fuzz FUZZ_EXAMPLES=$$FUZZ_EXAMPLES FUZZ_SEED=$$FUZZ_SEED"; \
+	    $(BIN)/python -m pytest tests/fuzz -v --capture=no --hypothesis-show-statistics
 
 check: lint types coverage ## Run everything that must be right before a commit
 
