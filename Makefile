@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz check lint format types coverage clean
+.PHONY: help install run test fuzz torture check lint format types coverage clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,7 +25,7 @@ run: .venv/installed ## Run the service with its own PostgreSQL, ready to be cal
 	@$(BIN)/python -m bulk_metadata.demo
 
 test: .venv/installed ## Run the tests on a real PostgreSQL
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(ARGS)
 
 # The seed is printed, and with it the same search can be run again.
 fuzz: export FUZZ_EXAMPLES ?= 20000
@@ -33,6 +33,9 @@ fuzz: export FUZZ_SEED ?= $(shell od -A n -N 4 -t u4 /dev/urandom | tr -d ' ')
 fuzz: .venv/installed ## Send the service generated requests, for half an hour
 	@echo "To run this again: make fuzz FUZZ_EXAMPLES=$$FUZZ_EXAMPLES FUZZ_SEED=$$FUZZ_SEED"; \
 	    $(BIN)/python -m pytest tests/fuzz -v --capture=no --hypothesis-show-statistics
+
+torture: .venv/installed ## Break everything at random for ten minutes, and look for losses
+	@TORTURE_SECONDS=$${TORTURE_SECONDS:-600} $(BIN)/pytest -s tests/faults/test_torture.py
 
 check: lint types coverage ## Run everything that must be right before a commit
 
