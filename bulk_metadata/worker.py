@@ -49,6 +49,16 @@ class Worker(gthread.ThreadWorker):
         with self.watchdog.watch(conn.sock):
             return super().handle(conn)
 
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Close idle connections by ``deadline``, now that the worker is to end.
+
+        gunicorn forgets those on which nothing has come yet: a silent one would keep
+        a worker that takes no more calls for 30 s.
+        """
+        super()._cap_keepalive(deadline)  # type: ignore[misc]  # too new for the stubs
+        for conn in self.pending_conns:
+            conn.timeout = deadline
+
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
         """Read the rest of a refused request's body; tell if the connection is kept.
 

@@ -1,6 +1,7 @@
 """What a reload, a recycled worker, the end and a killed worker cost the clients."""
 
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -154,6 +155,21 @@ def test_the_end_waits_for_calls_in_flight(
         assert [call.result() for call in calls] == [200] * len(calls)
         assert place.service.process.wait(60) == 0
     eventually(lambda: not backends(owner), "the service's connections to end")
+
+
+def test_a_silent_connection_does_not_delay_the_end(
+    server: Cluster, folder: Path
+) -> None:
+    # Limits that only a worker which waits in vain could reach.
+    endless = "--keep-alive 600 --graceful-timeout 600"
+    with site(server, folder, GUNICORN_CMD_ARGS=endless) as place:
+        connected_workers(place)
+        with closing(place.client().connection) as silent:
+            silent.connect()
+            # Ten times as long as a worker waits before it puts the connection aside.
+            time.sleep(1)
+            place.service.process.send_signal(signal.SIGTERM)
+            assert place.service.process.wait(60) == 0
 
 
 def test_no_connection_is_shared_across_a_preloading_fork(
