@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz torture check lint format types coverage clean
+.PHONY: help install run test faults fuzz torture check lint format types coverage clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -24,8 +24,11 @@ install: .venv/installed ## Install everything into .venv
 run: .venv/installed ## Run the service with its own PostgreSQL, ready to be called
 	@$(BIN)/python -m bulk_metadata.demo
 
-test: .venv/installed ## Run the tests on a real PostgreSQL
-	@$(BIN)/pytest $(ARGS)
+test: .venv/installed ## Run the tests on a real PostgreSQL, all but the fault tests
+	@$(BIN)/pytest -m 'not faults'
+
+faults: .venv/installed ## Run the fault tests, which kill, freeze and cut off, for minutes
+	@$(BIN)/pytest -m faults
 
 # The seed is printed, and with it the same search can be run again.
 fuzz: export FUZZ_EXAMPLES ?= 20000
