@@ -72,7 +72,7 @@ class Database:
         except Empty:
             raise DatabaseError("all connections stayed in use") from None
         try:
-            return _persist(place, query, arguments, self._config.statement_timeout)
+            return _persist(place, query, arguments, self._config.lock_timeout)
         except psycopg2.Error as error:
             raise DatabaseError(reason(error), error.pgcode) from None
         finally:
