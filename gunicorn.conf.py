@@ -18,6 +18,8 @@ threads = settings.threads
 worker_class = "bulk_metadata.worker.Worker"
 # Fleet tools send call after call; a connection they keep saves each a handshake.
 keepalive = 30
+# On SIGTERM and SIGHUP every request that has begun may come to its end.
+graceful_timeout = settings.request_timeout + 10
 # A key of 8 KB is a wrong key and is told so, not a broken request.
 limit_request_field_size = 16_384
 # gunicorn would take these headers for its own settings, from clients on this machine.

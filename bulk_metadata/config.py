@@ -30,9 +30,8 @@ class Config:
     """Every setting, named as in the environment but in lower case.
 
     Time limits are whole seconds. Each wait is shorter than the one around it, so that
-    the one who knows most gives up first: lock < statement < answer. All together stay
-    under 15 seconds for a request: a wait for the pool, one for a connection (for each
-    host that DATABASE_URL names), one for the answer.
+    the one who knows most gives up first: lock < statement < answer < request. With the
+    defaults a request is answered within 15 seconds under any one fault.
     """
 
     database_url: str
@@ -84,10 +83,16 @@ class Config:
             bind=_bind(sent.get("bind", cls.bind)),
             **numbers,
         )
-        if not config.lock_timeout < config.statement_timeout < config.answer_timeout:
+        limits = [
+            config.lock_timeout,
+            config.statement_timeout,
+            config.answer_timeout,
+            config.request_timeout,
+        ]
+        if limits != sorted(set(limits)):
             raise ConfigError(
-                "LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT, "
-                "and that less than ANSWER_TIMEOUT."
+                "LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT, that less than "
+                "ANSWER_TIMEOUT, and that less than REQUEST_TIMEOUT."
             )
         return config
 

@@ -108,10 +108,11 @@ class _Place:
     def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self.close()
-            self._connection = connect_service(self._config)
+            connection = connect_service(self._config)
             # A handle of our own on its socket: libpq may close its one at any time,
             # and the number would soon stand for somebody else's.
-            self._socket = socket.socket(fileno=os.dup(self._connection.fileno()))
+            self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+            self._connection = connection
         return self._connection
 
 

@@ -27,28 +27,31 @@ class Watchdog:
         self._what = what
         self._limit = limit
         self._waits: dict[object, tuple[socket.socket, float]] = {}
-        self._start = threading.Lock()
+        self._is_looking = False
 
     @contextmanager
     def watch(self, watched: socket.socket) -> Iterator[None]:
         """Limit the wait on ``watched`` that happens inside."""
-        # The thread is started by the first wait: threads do not survive a fork.
-        if self._start.acquire(blocking=False):
+        # The thread is started by the first wait: threads do not survive a fork. Two
+        # first waits at once may start two, which does no harm.
+        if not self._is_looking:
             threading.Thread(target=self._look, name="watchdog", daemon=True).start()
+            self._is_looking = True
         wait = object()
         self._waits[wait] = watched, time.monotonic() + self._limit
         try:
             yield
         finally:
-            del self._waits[wait]
+            self._waits.pop(wait, None)
 
     def _look(self) -> None:
         while True:
             time.sleep(INTERVAL)
             now = time.monotonic()
             # A copy is taken in one step, whatever other threads do meanwhile.
-            for watched, end in self._waits.copy().values():
+            for wait, (watched, end) in self._waits.copy().items():
                 if now > end:
+                    self._waits.pop(wait, None)
                     logger.warning("Gave up on %s after %s s", self._what, self._limit)
                     # It may have come to its end meanwhile.
                     with suppress(OSError):

@@ -60,11 +60,11 @@ class Worker(gthread.ThreadWorker):
             conn.timeout = deadline
 
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        """Read the rest of a refused request's body; tell if the connection is kept.
+        """Read what was left of the request; tell if the connection is kept.
 
-        Most clients read no answer before they have sent their body. If the connection
-        is closed on them they report a broken pipe, and never see why: gunicorn's own
-        64 kB are too little.
+        Of a refused body that may be all, and most clients read no answer before they
+        have sent it. If the connection is closed on them they report a broken pipe, and
+        never see why: gunicorn's own 64 kB are too little.
         """
         end = time.monotonic() + DISCARD_SECONDS
         with suppress(OSError, ParseException):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +90,10 @@ def run_service(log: Path, **settings: str) -> Iterator[Service]:
 
 def listening_port(process: subprocess.Popen[str], log: Path) -> int:
     """Return the port that gunicorn says it listens at."""
-    while process.poll() is None:
+    for _ in range(6000):
+        time.sleep(0.01)
+        if process.poll() is not None:
+            break
         if match := re.search(r"Listening at: http://127.0.0.1:(\d+)", log.read_text()):
             return int(match[1])
     raise RuntimeError(log.read_text())

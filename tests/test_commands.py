@@ -118,7 +118,7 @@ def test_a_key_may_expire(flask: Flask, acme: Organization, cursor: Cursor) -> N
 
 
 @pytest.mark.parametrize(
-    "span", ["soon", "", "-1 day", "0", "90", "9999999 years", "1e99 s"]
+    "span", ["soon", "", "-1 day", "0", "90", "+90.5", "9999999 years", "1e99 s"]
 )
 def test_a_span_that_is_none_is_refused(
     span: str, flask: Flask, acme: Organization, cursor: Cursor

@@ -65,6 +65,7 @@ def test_there_are_as_many_connections_as_threads() -> None:
         ),
         ({"LOCK_TIMEOUT": "6"}, "LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT, "),
         ({"STATEMENT_TIMEOUT": "8"}, "LOCK_TIMEOUT must be less than STATEMENT_TIMEO"),
+        ({"REQUEST_TIMEOUT": "8"}, "LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT"),
         ({"DATABASE_URL": "\udcff"}, "DATABASE_URL is not a PostgreSQL connection U"),
         *(
             (

@@ -216,9 +216,7 @@ def test_a_row_locked_too_long_fails_the_call_and_leaves_no_residue(
     assert call(config, acme)[0] == 200
 
 
-def test_a_pool_in_use_makes_a_call_wait_a_bounded_time(
-    config: Config, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_pool_in_use_makes_a_call_wait_a_bounded_time(config: Config) -> None:
     database = Database(replace(config, pool_size=1, pool_timeout=1))
 
     def hold(cursor: Cursor) -> None:

@@ -25,7 +25,7 @@ DEMO = [sys.executable, "-m", "bulk_metadata.demo"]
 @pytest.fixture
 def data() -> Iterator[Path]:
     """A folder whose name is short enough for a socket in it."""
-    folder = Path(f"/tmp/bulk-metadata-demo-{os.getpid()}")  # noqa: S108
+    folder = Path(f"/tmp/bulk-metadata-demo-{os.getpid()}")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -250,7 +250,7 @@ def test_a_bad_line_is_named_and_nothing_imported(
 def test_a_line_too_deep_for_the_server_is_named(
     import_file: Import, acme: Organization, tmp_path: Path
 ) -> None:
-    deep = '{"a":' * 800 + "1" + "}" * 800
+    deep = '{"line 5":' * 800 + "1" + "}" * 800
     lines = [f'{{"identifier": "SN-{number}"}}' for number in range(60_000)]
     lines[50_000] = f'{{"identifier": "SN-X", "metadata": {deep}}}'
     result = import_file(

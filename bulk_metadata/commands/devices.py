@@ -109,7 +109,8 @@ def _copy(cursor: Cursor, path: Path, devices: list[Device]) -> None:
         cursor.copy_expert(COPY_IMPORTED, StringIO(rows))
     except StatementTooComplex as error:
         # How deep jsonb may nest is for the server's max_stack_depth to say.
-        [row] = re.findall(r"line (\d+)", error.diag.context or "")
+        # Its first number is the row's, in whatever language the server speaks.
+        row = re.findall(r"\d+", error.diag.context or "")[0]
         line = devices[int(row) - 1].line
         raise DeviceFileError(f"{path}, line {line}: {NESTED_TOO_DEEPLY}") from None
 

@@ -1,5 +1,6 @@
 """API keys: ``flask create-key``, ``list-keys`` and ``revoke-key``."""
 
+import re
 from typing import NamedTuple
 from uuid import UUID
 
@@ -11,6 +12,8 @@ from psycopg2.extensions import cursor as Cursor
 from bulk_metadata.api_key import digest, generate_key
 from bulk_metadata.commands.organizations import checked_name, find_organization
 from bulk_metadata.commands.session import session
+
+UNIT = re.compile(r"[A-Za-z:]")
 
 
 @click.command("create-key")
@@ -64,8 +67,7 @@ def create_key(
     except DataError:
         has_expired = True
     # PostgreSQL takes a bare number for seconds, and a person hardly means that.
-    has_expired = has_expired or (expires_in or "").strip().isdigit()
-    if has_expired:
+    if has_expired or (expires_in and not UNIT.search(expires_in)):
         raise click.ClickException(
             "--expires-in must be a time span above zero, like '90 days' or '12 hours'."
         )

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.cluster import Cluster
+from tests.faults.cluster import Cluster, wait_until
 from tests.service import Service, run_service
 
 WORKERS = 2
@@ -25,14 +25,6 @@ DEVICES = CLIENTS * GROUP
 # Seconds in which the service promises to answer.
 PROMISE = 15
 ERROR = {"error": "Internal server error"}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for what must come true, on however slow a machine."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 @dataclass
@@ -116,7 +108,8 @@ class Clients:
         they sent from now on."""
         sent = list(self.sent)
         wait_until(
-            lambda: whose(map(operator.gt, list(self.acknowledged), sent)), seconds
+            lambda: whose(map(operator.gt, list(self.acknowledged), sent)),
+            seconds=seconds,
         )
 
     def check(self, server: Cluster) -> None:

@@ -5,7 +5,6 @@ import json
 import select
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,11 +13,8 @@ from typing import Any
 import psutil
 from psycopg2.extensions import cursor as Cursor
 
-from tests.faults.cluster import Cluster
+from tests.faults.cluster import PATIENCE, Cluster, wait_until
 from tests.service import PATH, Answer, Service
-
-# What a test waits for comes at once, or not before this many seconds.
-PATIENCE = 60
 
 
 class Client:
@@ -74,14 +70,6 @@ def load(step: Callable[[int], object], clients: int) -> Iterator[None]:
             future.result()
 
 
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until ``condition()`` holds, for a bounded time."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
 def workers(service: Service) -> dict[int, psutil.Process]:
     """Return gunicorn's living workers, by process id."""
     found = {}
@@ -96,7 +84,7 @@ def reload(service: Service) -> None:
     """Have gunicorn replace its workers, and wait until the old ones are gone."""
     old = set(workers(service))
     service.process.send_signal(signal.SIGHUP)
-    eventually(lambda: old.isdisjoint(workers(service)), "the old workers to end")
+    wait_until(lambda: old.isdisjoint(workers(service)), "the old workers to end")
 
 
 def backends(cursor: Cursor, condition: str = "true") -> dict[int, int]:

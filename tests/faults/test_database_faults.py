@@ -25,10 +25,9 @@ from tests.faults.clients import (
     holding,
     residue,
     stored,
-    wait_until,
     waiting,
 )
-from tests.faults.cluster import Cluster, cluster
+from tests.faults.cluster import Cluster, cluster, wait_until
 from tests.faults.relay import relay
 from tests.test_demo import free_port
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.faults.cluster import Cluster
-from tests.faults.load import Client, devices, eventually, load
+from tests.faults.cluster import Cluster, wait_until
+from tests.faults.load import Client, devices, load
 from tests.service import run_service
 
 pytestmark = pytest.mark.faults
@@ -37,8 +37,7 @@ def test_overlapping_batches_never_deadlock(server: Cluster, folder: Path) -> No
         statuses: list[int] = []
 
         def step(number: int) -> None:
-            # S311: a load needs no secret randomness.
-            batch = random.choice(BATCHES)  # noqa: S311
+            batch = random.choice(BATCHES)
             sent = devices(random.sample(range(DEVICES), batch))
             statuses.append(clients[number].post(sent).status)
 
@@ -75,6 +74,6 @@ def test_the_servers_log_tells_of_deadlocks(server: Cluster) -> None:
     assert [type(error) for error in errors if error] == [
         psycopg2.errors.DeadlockDetected
     ]
-    eventually(
+    wait_until(
         lambda: "deadlock detected" in server.log.read_text(), "the line in the log"
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.clients import DEVICES, PROMISE, ask, clients, wait_until
-from tests.faults.cluster import Cluster, folder_for_postgres, kill, run
+from tests.faults.clients import DEVICES, PROMISE, ask, clients
+from tests.faults.cluster import Cluster, folder_for_postgres, kill, run, wait_until
 from tests.test_demo import free_port
 
 pytestmark = pytest.mark.faults

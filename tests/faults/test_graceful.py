@@ -12,12 +12,11 @@ import psutil
 import pytest
 from psycopg2.extensions import cursor as Cursor
 
-from tests.faults.cluster import Cluster
+from tests.faults.cluster import Cluster, wait_until
 from tests.faults.load import (
     Client,
     backends,
     devices,
-    eventually,
     load,
     ports,
     reload,
@@ -107,7 +106,7 @@ def connected_workers(place: Site) -> list[psutil.Process]:
 
     # Each call on a connection of its own: no worker is left out for long.
     with load(place.post_once, CLIENTS):
-        eventually(are_connected, "every worker to be connected")
+        wait_until(are_connected, "every worker to be connected")
     return list(workers(place.service).values())
 
 
@@ -126,7 +125,7 @@ def test_a_recycled_worker_fails_no_call(server: Cluster, folder: Path) -> None:
         site(server, folder, GUNICORN_CMD_ARGS=recycle) as place,
         no_failed_call(place),
     ):
-        eventually(
+        wait_until(
             lambda: place.service.log.read_text().count("Autorestarting") >= RECYCLED,
             "workers to be recycled",
         )
@@ -144,7 +143,7 @@ def test_the_end_waits_for_calls_in_flight(
             assert client.post(devices([1])).status == 200
         with held(place, 0):
             calls = [executor.submit(place.post_once, 0) for _ in range(WORKERS * 2)]
-            eventually(
+            wait_until(
                 lambda: len(backends(owner, WAITING)) == len(calls), "calls in flight"
             )
             place.service.process.send_signal(signal.SIGTERM)
@@ -154,7 +153,7 @@ def test_the_end_waits_for_calls_in_flight(
             assert not any(call.done() for call in calls)
         assert [call.result() for call in calls] == [200] * len(calls)
         assert place.service.process.wait(60) == 0
-    eventually(lambda: not backends(owner), "the service's connections to end")
+    wait_until(lambda: not backends(owner), "the service's connections to end")
 
 
 def test_a_silent_connection_does_not_delay_the_end(
@@ -189,16 +188,16 @@ def test_a_killed_worker_leaves_nothing_behind(
         connected_workers(place)
         with held(place, 50):
             call = executor.submit(place.post_once, 50)
-            eventually(lambda: backends(owner, WAITING), "a call in flight")
+            wait_until(lambda: backends(owner, WAITING), "a call in flight")
             killed, left = at_work(place, owner)
             killed.kill()
             assert isinstance(call.exception(), ConnectionError)
             # The one that is left serves at once, and a new one comes to help it.
             assert {place.post_once(1) for _ in range(50)} == {200}
-            eventually(lambda: len(workers(place.service)) == WORKERS, "a new worker")
+            wait_until(lambda: len(workers(place.service)) == WORKERS, "a new worker")
             assert killed.pid not in workers(place.service)
             # Nobody lets go of what the dead one waits for: it gives up by itself.
-            eventually(
+            wait_until(
                 lambda: left.isdisjoint(backends(owner).values()),
                 "the killed worker's connections to end",
             )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.cluster import Cluster
-from tests.faults.load import Client, eventually
+from tests.faults.cluster import Cluster, wait_until
+from tests.faults.load import Client
 from tests.faults.torture import (
     CLIENTS,
     DEVICES,
@@ -22,8 +22,7 @@ from tests.service import Answer, run_service
 pytestmark = pytest.mark.faults
 
 SECONDS = float(os.environ.get("TORTURE_SECONDS") or 60)
-# S311: faults need no secret randomness.
-SEED = int(os.environ.get("TORTURE_SEED") or random.randrange(10**6))  # noqa: S311
+SEED = int(os.environ.get("TORTURE_SEED") or random.randrange(10**6))
 
 
 def test_no_fault_loses_or_mixes_anything(server: Cluster, folder: Path) -> None:
@@ -42,7 +41,7 @@ def test_no_fault_loses_or_mixes_anything(server: Cluster, folder: Path) -> None
         # It goes on as if nothing had happened.
         client = Client(service, key)
         sent = {device: {"after": "all"} for device in DEVICES}
-        eventually(lambda: client.post(sent).status == 200, "the service to be well")
+        wait_until(lambda: client.post(sent).status == 200, "the service to be well")
         client.close()
         assert server.metadata() == sent
 

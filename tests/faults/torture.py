@@ -18,8 +18,8 @@ from typing import Any
 
 import psycopg2
 
-from tests.faults.cluster import Cluster
-from tests.faults.load import Client, backends, eventually, load, workers
+from tests.faults.cluster import Cluster, wait_until
+from tests.faults.load import Client, backends, load, workers
 from tests.service import Answer, Service
 
 DEVICES = [f"SN-{number}" for number in range(600)]
@@ -160,8 +160,7 @@ class Torture:
         )
 
     def _chance(self, whose: object) -> random.Random:
-        # S311: faults need no secret randomness.
-        return random.Random(f"{self.seed} {whose}")  # noqa: S311
+        return random.Random(f"{self.seed} {whose}")
 
     def _step(self, number: int) -> None:
         """One call of one client."""
@@ -226,7 +225,7 @@ class Torture:
         self.faults["backend killed"] += 1
 
     def _kill_worker(self, chance: random.Random) -> None:
-        eventually(lambda: workers(self.service), "a worker")
+        wait_until(lambda: workers(self.service), "a worker")
         # The last one may have ended between the two looks; another time, then.
         if found := list(workers(self.service)):
             send(signal.SIGKILL, chance.choice(found))
@@ -250,7 +249,7 @@ class Torture:
                 found.extend(backends(cursor).values())
             return found
 
-        eventually(find, "the service's backends")
+        wait_until(find, "the service's backends")
         return found
 
 
