@@ -57,7 +57,7 @@ The key is also in {key_file}. Ctrl-C stops the service; the data stays.
 def main(data: Path) -> None:
     """Run the demo, with its files in the folder DATA, until it is told to stop."""
     given = os.environ.get("DATABASE_URL")
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     # Whatever is wrong with the settings is said before anything starts.
     config = read_config(given or "postgresql://")
