@@ -37,7 +37,12 @@ Fault = Callable[[Cluster, str], None]
 
 # For tests in which calls must wait for a lock as long as the machine needs to send
 # them all: what they show has nothing to do with the limits.
-PATIENT = {"LOCK_TIMEOUT": "40", "STATEMENT_TIMEOUT": "50", "ANSWER_TIMEOUT": "60"}
+PATIENT = {
+    "LOCK_TIMEOUT": "40",
+    "STATEMENT_TIMEOUT": "50",
+    "ANSWER_TIMEOUT": "60",
+    "REQUEST_TIMEOUT": "90",
+}
 
 # The third device of each client: its statement stops there with two rows locked.
 HOLD_ROWS = (
