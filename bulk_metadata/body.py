@@ -1,6 +1,7 @@
 """Step 2: the request's body is read and parsed, and nothing in it is altered."""
 
 import codecs
+from collections.abc import Iterable
 from typing import IO
 
 import msgspec
@@ -8,9 +9,12 @@ from gunicorn.http.errors import ParseException
 
 from bulk_metadata.errors import ApiError
 
-# Values stay raw text: floats would not keep every digit of every number.
-MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-ANY_VALUE = msgspec.json.Decoder(msgspec.Raw)
+# A JSON value as it stands in the body: a piece of it, not a copy. Floats would not
+# keep every digit of every number.
+JsonText = msgspec.Raw
+
+MEMBERS = msgspec.json.Decoder(dict[str, JsonText])
+ANY_VALUE = msgspec.json.Decoder(JsonText)
 
 # What a stream raises when the client is gone, or its chunks are malformed: PEP 3333
 # has no word for that, so gunicorn has its own.
@@ -36,15 +40,14 @@ def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> byte
     return body
 
 
-def parse_body(body: bytes) -> dict[str, msgspec.Raw] | msgspec.Raw:
-    """Return the members of the JSON object in ``body``, each value as its raw text;
-    of any other JSON value, the raw text as a whole.
+def parse_body(body: bytes) -> dict[str, JsonText] | JsonText:
+    """Return the members of the JSON object in ``body``, or any other JSON value whole.
 
     Raises ApiError 400 if the body is not JSON (RFC 8259) in UTF-8.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
-        body.decode()  # msgspec does not check the UTF-8 of raw text
+        body.decode()  # msgspec does not check the UTF-8 of what it leaves as text
         try:
             return MEMBERS.decode(body)
         except msgspec.ValidationError:
@@ -52,6 +55,12 @@ def parse_body(body: bytes) -> dict[str, msgspec.Raw] | msgspec.Raw:
             return ANY_VALUE.decode(body)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         raise invalid_json() from None
+
+
+def write_object(members: Iterable[tuple[str, JsonText]]) -> str:
+    """Return the JSON object of ``members``, each value as it stands."""
+    texts = [b"%b:%b" % (msgspec.json.encode(name), value) for name, value in members]
+    return (b"{%b}" % b",".join(texts)).decode()
 
 
 def invalid_json() -> ApiError:

@@ -1,6 +1,9 @@
 """What PostgreSQL's jsonb can hold: less than JSON can say."""
 
 import re
+from collections.abc import Iterator, Mapping
+
+from bulk_metadata.body import JsonText
 
 # The limits of numeric, which jsonb's numbers are: Table 8.2 in PostgreSQL's manual.
 MAX_WHOLE_DIGITS = 131_072
@@ -25,19 +28,37 @@ LONG_NUMBER = re.compile(
     % LONG_NUMBER_LENGTH
 )
 
-# Every digit becomes 0, E becomes e, - becomes +: then few strings tell whether a
-# number can be out of range, at the speed of a search and not of a parser.
-SHAPES = bytes.maketrans(b"123456789E-", b"000000000e+")
+# Every digit becomes 0, E becomes e, - becomes +, and all that may follow a number a
+# comma: then two searches tell whether one can be out of range, in a tenth of the time
+# of a parser. The comma tells an exponent from the 1e234 in many a UUID.
+SHAPES = bytes.maketrans(b"123456789E-]} \t\n\r", b"000000000e+,,,,,,")
+LONG_EXPONENT = re.compile(rb"0e\+?0{3,}+,")
+
+
+# Documents that are searched at once: few searches, all within the processor's cache.
+BATCH = 50
+
+
+def refusals(documents: Mapping[str, JsonText]) -> Iterator[tuple[str, str]]:
+    """Yield each of the JSON objects in ``documents`` that cannot be stored, by its
+    identifier, and why."""
+    every = list(documents.items())
+    for start in range(0, len(every), BATCH):
+        batch = every[start : start + BATCH]
+        if may_be_refused(b",".join([document for _, document in batch])):
+            for identifier, document in batch:
+                if reason := refusal(bytes(document)):
+                    yield identifier, reason
 
 
 def may_be_refused(text: bytes) -> bool:
-    """Tell fast whether ``text``, any piece of valid JSON, can hold something that
-    ``refusal`` names. False is certain, True is not."""
+    """Tell fast whether ``text``, JSON objects, can hold something that ``refusal``
+    names. False is certain, True is not."""
+    if b"\\" in text and b"\\u0000" in text:  # most have none, which is seen at once
+        return True
     shapes = text.translate(SHAPES)
     return (
-        b"\\u0000" in text
-        or b"0e000" in shapes
-        or b"0e+000" in shapes
+        LONG_EXPONENT.search(shapes) is not None
         or b"0" * (LONG_NUMBER_LENGTH // 2) in shapes
     )
 

@@ -1,10 +1,12 @@
 """Step 4: the two SQL statements of a request, each above its function."""
 
+from collections.abc import Mapping
+
 from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
-from psycopg2.extras import execute_values
+from psycopg2.extras import Json, execute_values
 
-from bulk_metadata.body import invalid_json
+from bulk_metadata.body import JsonText, invalid_json, write_object
 
 SELECT_ORGANIZATION_ID = """
 SELECT organization_id
@@ -22,38 +24,50 @@ def select_organization_id(cursor: Cursor, key_hash: bytes) -> str | None:
     return row[0] if row else None
 
 
-# One statement: all matching devices are updated, or none. The text becomes jsonb once,
-# in SET; a cast in each row of VALUES costs half as much again. now() would be when the
+# One statement: all matching devices are updated, or none. It sorts them as the index
+# is (code points, COLLATE "C"), so that all callers lock devices in one order and
+# cannot deadlock, and none before all of the text is parsed. now() would be when the
 # statement started: after a wait for a lock, a time before the last update's.
 UPDATE_METADATA = """
    UPDATE devices
-      SET device_metadata = sent.metadata::jsonb,
+      SET device_metadata = sent.metadata,
           updated_at = clock_timestamp()
-     FROM (VALUES %%s) AS sent (identifier, metadata)
+     FROM (SELECT member.key COLLATE "C" AS identifier, member.value AS metadata
+             FROM (VALUES %%s) AS object (json),
+                  jsonb_each(object.json::jsonb) AS member
+         ORDER BY identifier) AS sent
     WHERE devices.organization_id = %s
       AND devices.identifier = sent.identifier
 RETURNING devices.identifier, devices.id
 """
 
+# A row of VALUES is one JSON object of so many devices. With a row for each device
+# 1,000 devices take 2 ms more, with one row for all of them 0.5 ms.
+DEVICES_PER_ROW = 50
+
 
 def update_metadata(
-    cursor: Cursor, organization_id: str, documents: dict[str, str]
+    cursor: Cursor, organization_id: str, documents: Mapping[str, JsonText]
 ) -> dict[str, str]:
     """Replace the metadata of the organization's devices that ``documents`` names.
 
     ``documents`` maps identifiers to JSON text. Returns the ids of the devices found,
-    by identifier. Rows are sorted as the index is (code points, COLLATE "C"), so that
-    all callers lock devices in one order and cannot deadlock.
+    by identifier.
 
     Raises ApiError 400 for a document nested deeper than PostgreSQL's
     ``max_stack_depth`` allows, if Python's parser allowed it.
     """
-    rows = sorted(row for row in documents.items() if _can_exist(row[0]))
-    if not rows:
+    members = [member for member in documents.items() if _can_exist(member[0])]
+    if not members:
         return {}
+    # Written as text when it is their turn, so that a large body is not held once more.
+    rows = [
+        (Json(members[start : start + DEVICES_PER_ROW], dumps=write_object),)
+        for start in range(0, len(members), DEVICES_PER_ROW)
+    ]
     statement = cursor.mogrify(UPDATE_METADATA, (organization_id,))
     try:
-        # With the default page_size of 100 it would be ten statements.
+        # One page, so one statement, whatever execute_values' default is.
         found = execute_values(cursor, statement, rows, page_size=len(rows), fetch=True)
     except StatementTooComplex:
         raise invalid_json() from None

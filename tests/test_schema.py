@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from msgspec import Raw
 from psycopg2.errors import CheckViolation, InsufficientPrivilege, UniqueViolation
 from psycopg2.extensions import cursor as Cursor
 
@@ -122,14 +123,17 @@ def nodes(plan: dict[str, Any]) -> list[str]:
 
 
 INDEX_SCAN = "Index Scan devices_organization_id_identifier_key"
-NESTED_LOOP = ["ModifyTable", "Nested Loop", "Values Scan", INDEX_SCAN]
+# What was sent is sorted as the index is before the first device is looked up.
+SORTED = ["Subquery Scan", "Sort"]
+ONE_ROW = [*SORTED, "Function Scan"]
+MANY_ROWS = [*SORTED, "Nested Loop", "Values Scan", "Function Scan"]
 
 
 def plan(config: Config, acme: Organization, identifiers: list[str]) -> list[str]:
     """Return the plan of the very statement that the service runs."""
     connection = connect_service(config)
     with connection.cursor(cursor_factory=Recorder) as cursor:
-        update_metadata(cursor, acme.id, dict.fromkeys(identifiers, "{}"))
+        update_metadata(cursor, acme.id, dict.fromkeys(identifiers, Raw(b"{}")))
         cursor.execute(b"EXPLAIN (FORMAT JSON) " + cursor.statement)
         [[[explained]]] = cursor.fetchall()
     connection.close()
@@ -152,14 +156,15 @@ def test_the_plan_is_the_index_nested_loop(
     acme.insert(*identifiers, metadata={"a": 1})
     if statistics == "up to date":
         acme.cursor.execute("ANALYZE devices")
-    assert plan(config, acme, identifiers[:1]) == ["ModifyTable", INDEX_SCAN]
-    for batch in (2, 10, 1000):
+    for batch, sent in ((1, ONE_ROW), (10, ONE_ROW), (1000, MANY_ROWS)):
         found = plan(config, acme, [*identifiers, *map(str, range(1000))][:batch])
+        expected = [[*sent, INDEX_SCAN]]
         if fleet == 10:
             # Either may come first when both are this small; locks are taken in the
             # order of the index all the same.
-            found.sort(key=NESTED_LOOP.index)
-        assert found == NESTED_LOOP
+            expected.append([INDEX_SCAN, *sent])
+        assert found[:2] == ["ModifyTable", "Nested Loop"]
+        assert found[2:] in expected
 
 
 def test_updates_are_heap_only(config: Config, acme: Organization) -> None:
@@ -169,7 +174,8 @@ def test_updates_are_heap_only(config: Config, acme: Organization) -> None:
     connection = connect_service(config)
     connection.autocommit = False
     with connection.cursor() as cursor:
-        update_metadata(cursor, acme.id, dict.fromkeys(identifiers[::5], '{"a": 1}'))
+        documents = dict.fromkeys(identifiers[::5], Raw(b'{"a": 1}'))
+        update_metadata(cursor, acme.id, documents)
         cursor.execute(
             "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables"
             " WHERE relname = 'devices'"

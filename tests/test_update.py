@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from msgspec import Raw
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
@@ -105,7 +106,7 @@ def test_updated_at_never_goes_back(
     service = connect_service(config)
     with other.cursor() as locker, service.cursor() as cursor:
         locker.execute("SELECT FROM devices WHERE identifier = 'SN-1' FOR UPDATE")
-        documents = dict.fromkeys(["SN-1", "SN-2"], "{}")
+        documents = dict.fromkeys(["SN-1", "SN-2"], Raw(b"{}"))
         with ThreadPoolExecutor(1) as executor:
             waiting = executor.submit(update_metadata, cursor, acme.id, documents)
             wait_until_locked(acme.cursor, service.info.backend_pid)

@@ -143,6 +143,33 @@ def test_a_number_out_of_range_is_refused(
     assert acme.rows() == before
 
 
+@pytest.mark.parametrize("behind", [",", "]", "}", " ", "\t", "\n", "\r"])
+@pytest.mark.parametrize("number", ["1e400", "-1E+400", "1.5e-00400"])
+def test_a_number_out_of_range_is_refused_whatever_stands_behind_it(
+    number: str, behind: str, post: Post, acme: Organization
+) -> None:
+    """Everything in JSON that may follow a number."""
+    ends = {",": ', "b": 1}', "]": "]}", "}": "}"}
+    start = "[" if behind == "]" else ""
+    metadata = f'{{"a": {start}{number}' + ends.get(behind, behind + "}")
+    response = post(f'{{"devices": {{"SN-1": {metadata}}}}}')
+    assert response.status_code == 400
+    assert response.json == {"error": invalid("SN-1", RANGE)}
+
+
+@pytest.mark.parametrize("place", [0, 49, 50, 51, 500, 998])
+def test_the_first_of_many_that_cannot_be_stored_is_named(
+    place: int, post: Post, acme: Organization
+) -> None:
+    documents = ['{"a": "1e234-5e678"}'] * 1000
+    documents[place] = '{"a": 1e309}'
+    documents[place + 1] = '{"a": "\\u0000"}'
+    devices = ",".join(f'"SN-{n}": {text}' for n, text in enumerate(documents))
+    response = post(f'{{"devices": {{{devices}}}}}')
+    assert response.status_code == 400
+    assert response.json == {"error": invalid(f"SN-{place}", RANGE)}
+
+
 @pytest.mark.parametrize(
     "number",
     [
