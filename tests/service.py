@@ -97,3 +97,10 @@ def listening_port(process: subprocess.Popen[str], log: Path) -> int:
         if match := re.search(r"Listening at: http://127.0.0.1:(\d+)", log.read_text()):
             return int(match[1])
     raise RuntimeError(log.read_text())
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

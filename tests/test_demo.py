@@ -17,7 +17,7 @@ import pytest
 from click import ClickException
 
 from bulk_metadata.demo.embedded import refuse_unusable
-from tests.service import ROOT
+from tests.service import ROOT, free_port
 
 DEMO = [sys.executable, "-m", "bulk_metadata.demo"]
 
@@ -28,12 +28,6 @@ def data() -> Iterator[Path]:
     folder = Path(f"/tmp/bulk-metadata-demo-{os.getpid()}")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @contextmanager

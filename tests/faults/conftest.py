@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.cluster import Cluster, cluster
-from tests.test_demo import free_port
+from tests.service import free_port
 
 
 @pytest.fixture

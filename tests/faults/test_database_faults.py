@@ -29,7 +29,7 @@ from tests.faults.clients import (
 )
 from tests.faults.cluster import Cluster, cluster, wait_until
 from tests.faults.relay import relay
-from tests.test_demo import free_port
+from tests.service import free_port
 
 pytestmark = pytest.mark.faults
 

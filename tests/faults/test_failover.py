@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.clients import DEVICES, PROMISE, ask, clients
 from tests.faults.cluster import Cluster, folder_for_postgres, kill, run, wait_until
-from tests.test_demo import free_port
+from tests.service import free_port
 
 pytestmark = pytest.mark.faults
 

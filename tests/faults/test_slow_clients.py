@@ -13,8 +13,7 @@ import pytest
 
 from tests.conftest import Organization
 from tests.faults.cluster import wait_until
-from tests.service import PATH, ROOT, Service, run_service
-from tests.test_demo import free_port
+from tests.service import PATH, ROOT, Service, free_port, run_service
 
 pytestmark = pytest.mark.faults
 

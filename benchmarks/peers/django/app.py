@@ -21,6 +21,7 @@ settings.configure(
         "default": dj_database_url.parse(os.environ["DATABASE_URL"], conn_max_age=None)
     },
     DATA_UPLOAD_MAX_MEMORY_SIZE=10 * 1024 * 1024,
+    MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
     ROOT_URLCONF=__name__,
 )
 django.setup()

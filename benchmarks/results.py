@@ -1,0 +1,135 @@
+"""What a run has measured, and whether that reaches the goals."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.comparison import ONE_BY_ONE, THIS
+from benchmarks.limit import BARE, SERVICE
+from benchmarks.load import Load
+from benchmarks.measure import Sample
+from benchmarks.memory import Memory
+from benchmarks.storage import Storage
+
+
+@dataclass(frozen=True)
+class Results:
+    """All figures of a run. Times are in milliseconds."""
+
+    # By fleet size and batch: bare statements and the service.
+    limit: dict[tuple[int, int], dict[str, Sample]]
+    # By step, of the largest batch on the largest fleet.
+    budget: dict[str, float]
+    # The fleet that the peers were measured on, and what they did: by batch, ...
+    peers_fleet: int
+    latency: dict[int, dict[str, Sample]]
+    # ... and with 8 clients whose devices are disjoint, or overlap.
+    disjoint: dict[str, Load]
+    overlapping: dict[str, Load]
+    memory: Memory
+    storage: Storage
+
+    @property
+    def fleets(self) -> list[int]:
+        """The fleets' sizes, the smallest first."""
+        return sorted({fleet for fleet, _ in self.limit})
+
+    @property
+    def batches(self) -> list[int]:
+        """The sizes of the calls, the smallest first."""
+        return sorted({batch for _, batch in self.limit})
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Something to be reached, and what was measured."""
+
+    what: str
+    measured: str
+    reached: bool
+
+
+def goals(results: Results) -> Iterator[Goal]:
+    """Yield the goals in the words of the report."""
+    small, *_, large = results.fleets
+    one, *_, most = results.batches
+    for fleet in results.fleets[1:]:
+        both = results.limit[fleet, most]
+        ratio = both[SERVICE].median / both[BARE].median
+        yield Goal(
+            f"{most:,} devices of {fleet:,}: at most 1.25 x the bare UPDATE",
+            f"{ratio:.2f} x",
+            ratio <= 1.25,
+        )
+    both = results.limit[large, one]
+    above = both[SERVICE].median - both[BARE].median
+    yield Goal(
+        f"one device of {large:,}: at most 1.0 ms above the bare UPDATE",
+        f"{above:.2f} ms",
+        above <= 1.0,
+    )
+    service = [results.limit[fleet, most][SERVICE].median for fleet in (small, large)]
+    growth = service[1] / service[0]
+    yield Goal(
+        f"a fleet of {large:,} against one of {small:,}: at most 1.3 x",
+        f"{growth:.2f} x",
+        growth <= 1.3,
+    )
+    yield from goals_beside_peers(results, most)
+    yield from goals_of_resources(results.memory, results.storage)
+
+
+def goals_beside_peers(results: Results, most: int) -> Iterator[Goal]:
+    """Yield the goals that are about the peers, as far as there are any."""
+    medians = {title: each.median for title, each in results.latency[most].items()}
+    own = medians.pop(THIS)
+    title, best = min(medians.items(), key=lambda item: item[1])
+    yield Goal(
+        f"{most:,} devices: ahead of every peer",
+        f"{own:.1f} ms, next is {title} with {best:.1f} ms",
+        own < best,
+    )
+    rates = {title: load.devices_per_second for title, load in results.disjoint.items()}
+    own = rates.pop(THIS)
+    title, best = max(rates.items(), key=lambda item: item[1])
+    yield Goal(
+        "8 clients: ahead of every peer",
+        f"{own:,.0f} devices/s, next is {title} with {best:,.0f}",
+        own > best,
+    )
+    for title in medians.keys() & {"Django bulk_update"}:
+        ratio = medians[title] / results.latency[most][THIS].median
+        yield Goal(
+            f"{most:,} devices: at least 5 x {title}", f"{ratio:.1f} x", ratio >= 5
+        )
+    errors = {title: load.errors for title, load in results.overlapping.items()}
+    own_errors = errors.pop(THIS) + errors.pop(ONE_BY_ONE)
+    yield Goal(
+        "8 clients on the same devices: no error",
+        f"{own_errors}, the peers {sum(errors.values()):,}",
+        own_errors == 0,
+    )
+
+
+def goals_of_resources(memory: Memory, storage: Storage) -> Iterator[Goal]:
+    """Yield the goals that are about memory and storage."""
+    yield Goal(
+        "a worker at rest: at most 60 MiB",
+        f"{memory.at_rest:.0f} MiB",
+        memory.at_rest <= 60,
+    )
+    grown = memory.after_requests - memory.at_rest
+    yield Goal(
+        f"flat over {memory.requests:,} mixed requests: at most 10 MiB more",
+        f"{grown:.0f} MiB more",
+        grown <= 10,
+    )
+    yield Goal(
+        "a body of 10 MB: at most 5 x its size",
+        f"{memory.times_the_body:.1f} x",
+        memory.times_the_body <= 5,
+    )
+    yield Goal(
+        f"{storage.rewrites} rewrites: more than 95 % of updates heap-only",
+        f"{storage.hot_share:.1%}",
+        storage.hot_share > 0.95,
+    )
