@@ -1,5 +1,6 @@
 """How gunicorn serves the application. A wrong setting stops it before it forks."""
 
+import gc
 import os
 import sys
 
@@ -26,3 +27,9 @@ limit_request_field_size = 16_384
 forwarder_headers = ""
 # Nothing talks to a running gunicorn but signals.
 control_socket_disable = True
+
+
+def post_worker_init(worker: object) -> None:
+    """Spare what is loaded by now from garbage collection: it is there to stay."""
+    gc.collect()
+    gc.freeze()

@@ -39,21 +39,23 @@ def measure_memory(
 ) -> Memory:
     """Measure the only worker of a new service."""
     settings = {"DATABASE_URL": service_url, "WORKERS": "1"}
-    with run_service(folder / "memory.log", **settings) as service:
-        with Client(service.port, fleet.key) as client:
-            client.call(body(fleet.documents(1)))
-            [worker] = psutil.Process(service.process.pid).children()
-            at_rest = resident(worker)
-            numbers = range(requests)
-            with click.progressbar(numbers, label="Mixed requests") as progress:
-                for _ in progress:
-                    batch = min(random.choice(BATCHES), fleet.size)
-                    client.call(body(fleet.documents(batch)))
-            after = resident(worker)
-            large = large_body(fleet)
-            forget_peak(worker)
-            client.call(large)
-            return Memory(at_rest, requests, after, len(large) / MB, peak(worker))
+    with (
+        run_service(folder / "memory.log", **settings) as service,
+        Client(service.port, fleet.key) as client,
+    ):
+        client.call(body(fleet.documents(1)))
+        [worker] = psutil.Process(service.process.pid).children()
+        at_rest = resident(worker)
+        numbers = range(requests)
+        with click.progressbar(numbers, label="Mixed requests") as progress:
+            for _ in progress:
+                batch = min(random.choice(BATCHES), fleet.size)
+                client.call(body(fleet.documents(batch)))
+        after = resident(worker)
+        large = large_body(fleet)
+        forget_peak(worker)
+        client.call(large)
+        return Memory(at_rest, requests, after, len(large) / MB, peak(worker))
 
 
 def large_body(fleet: Fleet) -> bytes:

@@ -1,8 +1,7 @@
 """Step 2: the request's body is read and parsed, and nothing in it is altered."""
 
 import codecs
-from collections.abc import Iterable
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 from gunicorn.http.errors import ParseException
@@ -57,10 +56,9 @@ def parse_body(body: bytes) -> dict[str, JsonText] | JsonText:
         raise invalid_json() from None
 
 
-def write_object(members: Iterable[tuple[str, JsonText]]) -> str:
-    """Return the JSON object of ``members``, each value as it stands."""
-    texts = [b"%b:%b" % (msgspec.json.encode(name), value) for name, value in members]
-    return (b"{%b}" % b",".join(texts)).decode()
+def write_json(value: Any) -> str:
+    """Return ``value`` as JSON text, each JsonText in it as it stands."""
+    return msgspec.json.encode(value).decode()
 
 
 def invalid_json() -> ApiError:

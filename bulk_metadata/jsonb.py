@@ -35,20 +35,13 @@ SHAPES = bytes.maketrans(b"123456789E-]} \t\n\r", b"000000000e+,,,,,,")
 LONG_EXPONENT = re.compile(rb"0e\+?0{3,}+,")
 
 
-# Documents that are searched at once: few searches, all within the processor's cache.
-BATCH = 50
-
-
 def refusals(documents: Mapping[str, JsonText]) -> Iterator[tuple[str, str]]:
     """Yield each of the JSON objects in ``documents`` that cannot be stored, by its
     identifier, and why."""
-    every = list(documents.items())
-    for start in range(0, len(every), BATCH):
-        batch = every[start : start + BATCH]
-        if may_be_refused(b",".join([document for _, document in batch])):
-            for identifier, document in batch:
-                if reason := refusal(bytes(document)):
-                    yield identifier, reason
+    if may_be_refused(b",".join(documents.values())):
+        for identifier, document in documents.items():
+            if reason := refusal(bytes(document)):
+                yield identifier, reason
 
 
 def may_be_refused(text: bytes) -> bool:

@@ -6,7 +6,7 @@ from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json, execute_values
 
-from bulk_metadata.body import JsonText, invalid_json, write_object
+from bulk_metadata.body import JsonText, invalid_json, write_json
 
 SELECT_ORGANIZATION_ID = """
 SELECT organization_id
@@ -57,12 +57,17 @@ def update_metadata(
     Raises ApiError 400 for a document nested deeper than PostgreSQL's
     ``max_stack_depth`` allows, if Python's parser allowed it.
     """
-    members = [member for member in documents.items() if _can_exist(member[0])]
+    # PostgreSQL could not hold a device of another identifier at all.
+    members = [
+        (identifier, document)
+        for identifier, document in documents.items()
+        if identifier and "\0" not in identifier
+    ]
     if not members:
         return {}
     # Written as text when it is their turn, so that a large body is not held once more.
     rows = [
-        (Json(members[start : start + DEVICES_PER_ROW], dumps=write_object),)
+        (Json(dict(members[start : start + DEVICES_PER_ROW]), dumps=write_json),)
         for start in range(0, len(members), DEVICES_PER_ROW)
     ]
     statement = cursor.mogrify(UPDATE_METADATA, (organization_id,))
@@ -72,8 +77,3 @@ def update_metadata(
     except StatementTooComplex:
         raise invalid_json() from None
     return dict(found)
-
-
-def _can_exist(identifier: str) -> bool:
-    """Tell whether PostgreSQL could hold a device of this identifier at all."""
-    return identifier != "" and "\0" not in identifier

@@ -2,6 +2,7 @@
 or not even HTTP, and never reaches the application."""
 
 import os
+import select
 import time
 from contextlib import suppress
 from http import HTTPStatus
@@ -29,6 +30,10 @@ from bulk_metadata.watchdog import Watchdog
 # silent clients stop the service for minutes.
 gthread.DEFAULT_WORKER_DATA_TIMEOUT = 0.1  # type: ignore[misc]  # it is said to be final
 
+# How long a thread stays with a connection after an answer. For tools that send call
+# after call: without the way back over the main thread each takes 0.1 ms less.
+NEXT_REQUEST_MILLISECONDS = 2
+
 # Seconds to read the rest of a refused request's body in.
 DISCARD_SECONDS = 5
 
@@ -45,9 +50,32 @@ class Worker(gthread.ThreadWorker):
         super().init_process()
 
     def handle(self, conn: Any) -> Any:
+        """Serve a request, and those that follow it at once."""
+        kept = self._serve(conn)
+        while kept is True and self._follows_at_once(conn):
+            kept = self._serve(conn)
+        return kept
+
+    def _serve(self, conn: Any) -> Any:
         """Serve one request, from its first byte to the last of its answer."""
         with self.watchdog.watch(conn.sock):
             return super().handle(conn)
+
+    def _follows_at_once(self, conn: Any) -> bool:
+        """Tell if this thread should take the connection's next request itself.
+
+        Only while there is a thread for every connection, so that nobody waits for it;
+        and not if that request was read already, which gunicorn sees to.
+        """
+        if (
+            not self.alive
+            or self.nr_conns > self.cfg.threads
+            or conn.parser.unreader.buf.getvalue()
+        ):
+            return False
+        poll = select.poll()
+        poll.register(conn.sock, select.POLLIN)
+        return bool(poll.poll(NEXT_REQUEST_MILLISECONDS))
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Close idle connections by ``deadline``, now that the worker is to end.

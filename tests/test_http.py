@@ -3,6 +3,7 @@
 import gzip
 import http.client
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -348,6 +349,49 @@ def test_a_connection_is_kept(service: Service, acme: Organization) -> None:
         response.read()
         assert (response.status, connection.sock) == (status, kept)
     connection.close()
+
+
+def test_requests_may_follow_before_the_answers(
+    service: Service, acme: Organization
+) -> None:
+    acme.insert(*(f"SN-{number}" for number in range(10)))
+    requests = []
+    for number in range(10):
+        body = f'{{"devices": {{"SN-{number}": {{"a": {number}}}}}}}'.encode()
+        requests.append(head(acme, f"Content-Length: {len(body)}") + body)
+    last = requests.pop().replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    raw = service.send(b"".join(requests), last)
+    assert re.findall(rb'HTTP/1.1 200|"identifier":"[^"]*"', raw) == [
+        part
+        for number in range(10)
+        for part in (b"HTTP/1.1 200", b'"identifier":"SN-%d"' % number)
+    ]
+    assert acme.metadata() == {f"SN-{number}": {"a": number} for number in range(10)}
+
+
+@pytest.mark.parametrize("clients", [1, 2, 8])
+def test_clients_that_never_pause_leave_nobody_waiting(
+    clients: int, service_url: str, acme: Organization, tmp_path: Path
+) -> None:
+    """One thread, and more connections than that."""
+    acme.insert("SN-1")
+
+    def call_on(number: int) -> set[int]:
+        statuses = set()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        for _ in range(50):
+            connection.request("POST", PATH, b'{"devices": {"SN-1": {}}}', key(acme))
+            response = connection.getresponse()
+            response.read()
+            statuses.add(response.status)
+        connection.close()
+        return statuses
+
+    settings = {"DATABASE_URL": service_url, "WORKERS": "1", "THREADS": "1"}
+    with run_service(tmp_path / "log", **settings) as service:
+        port = service.port
+        with ThreadPoolExecutor(clients) as executor:
+            assert set.union(*executor.map(call_on, range(clients))) == {200}
 
 
 def connections(acme: Organization) -> list[tuple[str, str | None]]:
