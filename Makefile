@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults fuzz torture check lint format types coverage clean
+.PHONY: help install run test faults fuzz torture bench bench-quick check lint format types coverage clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
 
 install: .venv/installed ## Install everything into .venv
 
@@ -21,11 +21,17 @@ install: .venv/installed ## Install everything into .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
+# Apart, so that a first make run waits for nothing that it does not need.
+.venv/installed-benchmarks: .venv/installed benchmarks/requirements.txt
+	@echo 'Installing what the benchmark needs ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@touch $@
+
 run: .venv/installed ## Run the service with its own PostgreSQL, ready to be called
 	@$(BIN)/python -m bulk_metadata.demo
 
-test: .venv/installed ## Run the tests on a real PostgreSQL, all but the fault tests
-	@$(BIN)/pytest -m 'not faults'
+test: .venv/installed ## Run the tests on a real PostgreSQL, all but the long ones
+	@$(BIN)/pytest -m 'not faults and not benchmarks'
 
 faults: .venv/installed ## Run the fault tests, which kill, freeze and cut off, for minutes
 	@$(BIN)/pytest -m faults
@@ -40,6 +46,12 @@ fuzz: .venv/installed ## Send the service generated requests, for half an hour
 torture: .venv/installed ## Break everything at random for ten minutes, and look for losses
 	@TORTURE_SECONDS=$${TORTURE_SECONDS:-600} $(BIN)/pytest -s tests/faults/test_torture.py
 
+bench: .venv/installed-benchmarks ## Measure everything, for 20 minutes; writes benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks
+
+bench-quick: .venv/installed-benchmarks ## Measure the essentials, in under two minutes
+	@$(BIN)/python -m benchmarks --effort quick .data/benchmarks
+
 check: lint types coverage ## Run everything that must be right before a commit
 
 lint: .venv/installed ## Check style and format
@@ -50,15 +62,15 @@ format: .venv/installed ## Mend style and format where a program can
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-types: .venv/installed ## Check types
+types: .venv/installed-benchmarks ## Check types
 	@$(BIN)/mypy
 
-coverage: .venv/installed ## Run the tests and show that they reach every branch
+coverage: .venv/installed-benchmarks ## Run the tests and show that they reach every branch
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
 clean: ## Remove what the other commands made, the demo's data included
-	@rm -rf .venv .data .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-peers benchmarks/peers/*/node_modules .data .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,7 @@ from benchmarks.comparison import (
 from benchmarks.database import create_fleets, postgres
 from benchmarks.fleet import Fleet
 from benchmarks.limit import BATCHES, measure_limit
+from benchmarks.load import Bursts
 from benchmarks.measure import Sample
 from benchmarks.memory import measure_memory
 from benchmarks.plot import plot
@@ -30,6 +31,8 @@ from benchmarks.results import Results
 from benchmarks.storage import Storage, measure_storage
 from tests.faults.cluster import Cluster
 from tests.service import Service, run_service
+
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Effort:
     # Rounds for batches of up to 100 devices, and of 1,000.
     rounds: tuple[int, int]
     peers_rounds: int
-    bursts: int
+    bursts: Bursts
     requests: int
     rewritten: int
     rewrites: int
@@ -48,12 +51,18 @@ class Effort:
 
 EFFORTS = {
     # For a change that may cost time: are the ratios still what they were?
-    "quick": Effort((5_000, 100_000), (150, 60), 10, 1, 500, 5_000, 20),
+    "quick": Effort((5_000, 100_000), (150, 50), 5, Bursts(1, 2.0), 500, 5_000, 20),
     "full": Effort(
-        (5_000, 100_000, 1_000_000), (1000, 300), 60, 4, 20_000, 10_000, 200
+        (5_000, 100_000, 1_000_000),
+        (1000, 300),
+        60,
+        Bursts(4, 3.0),
+        20_000,
+        10_000,
+        200,
     ),
     # For the benchmark's own test.
-    "least": Effort((1_000, 2_000), (2, 2), 2, 1, 5, 1_000, 2),
+    "least": Effort((1_000, 2_000), (2, 2), 2, Bursts(1, 0.2), 5, 1_000, 2),
 }
 
 
@@ -62,13 +71,9 @@ EFFORTS = {
 @click.option(
     "--fleet", "fleets", type=int, multiple=True, help="Instead of its fleets."
 )
-@click.option(
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for RESULTS.md and results.svg; without it the report is printed.",
-)
-def main(effort: str, fleets: tuple[int, ...], output: Path | None) -> None:
-    """Run the benchmark."""
+@click.argument("output", default=HERE, type=click.Path(path_type=Path))
+def main(effort: str, fleets: tuple[int, ...], output: Path) -> None:
+    """Run the benchmark; write RESULTS.md and results.svg into the folder OUTPUT."""
     command = f"python -m benchmarks --effort {effort}"
     plan = EFFORTS[effort]
     sizes = sorted(fleets or plan.fleets)
@@ -78,11 +83,10 @@ def main(effort: str, fleets: tuple[int, ...], output: Path | None) -> None:
         with postgres() as server:
             results, version = compare(plan, sizes, storage, server, folder)
     text = report(results, version, command)
-    if output is None:
-        click.echo(text)
-    else:
-        (output / "RESULTS.md").write_text(text)
-        plot(results, output / "results.svg")
+    click.echo(f"\n{text}")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "RESULTS.md").write_text(text)
+    plot(results, output / "results.svg")
 
 
 def rewrite(plan: Effort, folder: Path) -> Storage:
@@ -170,5 +174,4 @@ def limits(
     return found
 
 
-if __name__ == "__main__":
-    main()
+main()

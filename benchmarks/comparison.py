@@ -8,7 +8,7 @@ import click
 
 from benchmarks.client import Client
 from benchmarks.fleet import Fleet
-from benchmarks.load import Load, measure_load
+from benchmarks.load import Bursts, Load, measure_load
 from benchmarks.measure import Sample, one_by_one, over_http, side_by_side
 from benchmarks.peers import PEERS, Missing, install, run
 from tests.service import free_port
@@ -59,7 +59,11 @@ def measure_latency(
 
 
 def measure_loads(
-    ports: Mapping[str, int], fleet: Fleet, overlapping: bool, batch: int, bursts: int
+    ports: Mapping[str, int],
+    fleet: Fleet,
+    overlapping: bool,
+    batch: int,
+    bursts: Bursts,
 ) -> dict[str, Load]:
     """Measure eight clients of the service and of each peer."""
     targets = {title: (port, batch) for title, port in ports.items()}

@@ -5,18 +5,24 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import cycle
 
 from benchmarks.client import Client, Refused
 from benchmarks.fleet import Fleet, body, documents
 
 CLIENTS = 8
-BATCH = 1000
 # Each client sends these again and again.
 BODIES = 5
 # The devices that all clients name when they overlap.
 SHARED = 3000
-# Seconds; the load goes round in such bursts, a subject after the other.
-BURST = 3.0
+
+
+@dataclass(frozen=True)
+class Bursts:
+    """The load goes round in bursts, a subject after the other."""
+
+    count: int
+    seconds: float
 
 
 @dataclass
@@ -35,32 +41,44 @@ class Load:
 
 
 def measure_load(
-    ports: Mapping[str, tuple[int, int]], fleet: Fleet, overlapping: bool, bursts: int
+    ports: Mapping[str, tuple[int, int]],
+    fleet: Fleet,
+    overlapping: bool,
+    bursts: Bursts,
 ) -> dict[str, Load]:
     """Load each subject, given by its port and its batch, with 8 clients.
 
     Their devices are disjoint, or ``overlapping``: picked from the same ones.
     """
     loads = {name: Load() for name in ports}
-    for _ in range(bursts):
+    for _ in range(bursts.count):
         for name in random.sample(list(ports), len(ports)):
             port, batch = ports[name]
-            burst(loads[name], port, fleet, batch, overlapping)
+            bodies = [
+                prepare(fleet, client, batch, overlapping) for client in range(CLIENTS)
+            ]
+            burst(loads[name], port, fleet.key, bodies, bursts.seconds)
     return loads
 
 
-def burst(load: Load, port: int, fleet: Fleet, batch: int, overlapping: bool) -> None:
-    """Run all clients for a few seconds, and add what they did to ``load``."""
-    bodies = [
-        [
-            body(documents(pick(fleet, client, batch, overlapping)))
-            for _ in range(BODIES)
-        ]
-        for client in range(CLIENTS)
-    ]
+def prepare(fleet: Fleet, client: int, batch: int, overlapping: bool) -> list[bytes]:
+    """Return the bodies that ``client`` sends."""
+    if overlapping:
+        numbers = range(min(SHARED, fleet.size))
+    else:
+        numbers = range(client, fleet.size, CLIENTS)
+    count = min(batch, len(numbers))
+    return [body(documents(random.sample(numbers, count))) for _ in range(BODIES)]
+
+
+def burst(
+    load: Load, port: int, key: str, bodies: list[list[bytes]], seconds: float
+) -> None:
+    """Run a client for each of ``bodies``, and add what they do to ``load``."""
     start = time.monotonic()
+    end = start + seconds
     threads = [
-        threading.Thread(target=repeat, args=(load, port, fleet.key, each, start))
+        threading.Thread(target=repeat, args=(load, port, key, each, end))
         for each in bodies
     ]
     for thread in threads:
@@ -70,27 +88,17 @@ def burst(load: Load, port: int, fleet: Fleet, batch: int, overlapping: bool) ->
     load.seconds += time.monotonic() - start
 
 
-def pick(fleet: Fleet, client: int, batch: int, overlapping: bool) -> list[int]:
-    """Return the numbers of the devices of one body."""
-    if overlapping:
-        return random.sample(range(min(SHARED, fleet.size)), batch)
-    return random.sample(
-        range(client, fleet.size, CLIENTS), min(batch, fleet.size // CLIENTS)
-    )
-
-
-def repeat(load: Load, port: int, key: str, bodies: list[bytes], start: float) -> None:
-    """Send the bodies one after another until the burst is over."""
+def repeat(load: Load, port: int, key: str, bodies: list[bytes], end: float) -> None:
+    """Send the bodies one after another until ``end``."""
     devices = errors = 0
-    number = 0
-    while time.monotonic() - start < BURST:
+    next_body = cycle(bodies)
+    while time.monotonic() < end:
+        # After a call that failed the next one gets a new connection.
         try:
             with Client(port, key) as client:
-                while time.monotonic() - start < BURST:
-                    number += 1
-                    devices += client.call(bodies[number % len(bodies)])
+                while time.monotonic() < end:
+                    devices += client.call(next(next_body))
         except (Refused, OSError):
-            # Also after a connection that broke, the next call gets a new one.
             errors += 1
     with load.lock:
         load.devices += devices

@@ -125,9 +125,7 @@ def wait_for_port(
     peer: Peer, process: subprocess.Popen[bytes], port: int, log: Path
 ) -> None:
     """Return when ``process`` accepts connections at ``port``."""
-    for _ in range(600):
-        if process.poll() is not None:
-            break
+    while process.poll() is None:
         if accepts_connections(port):
             return
         time.sleep(0.05)

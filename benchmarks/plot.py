@@ -1,5 +1,6 @@
 """The plot: an SVG that can be read on white and on black."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,12 @@ def plot(results: Results, path: Path) -> None:
         first, second, third = figure.subplots(1, 3, width_ratios=[1.2, 1, 1])
         plot_growth(first, results)
         most = results.batches[-1]
-        latency = {t: s.median for t, s in results.latency[most].items()}
-        plot_bars(second, latency, f"{most:,} devices: ms", ",.0f")
-        # As the slow ones are out of all proportion, logarithmic.
+        latency = {title: each.median for title, each in results.latency[most].items()}
+        names = sorted(latency, key=lambda name: (name != THIS, latency[name]))
+        plot_bars(second, names, latency, f"{most:,} devices: ms, logarithmic")
         second.set_xscale("log")
         rates = {t: load.devices_per_second for t, load in results.disjoint.items()}
-        order = {title: rates[title] for title in latency}
-        plot_bars(third, order, "8 clients: devices/s", ",.0f")
+        plot_bars(third, names, rates, "8 clients: devices/s")
         third.set_yticks([])
         figure.savefig(path, transparent=True, metadata={"Date": None})
 
@@ -64,20 +64,24 @@ def plot_growth(axes: Axes, results: Results) -> None:
                 label=f"{name}, fleet of {fleet:,}",
             )
     axes.set(xscale="log", yscale="log", xlabel="devices in a call")
+    axes.set_xticks(results.batches)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.10g}")
     axes.set_title("Latency: ms", loc="left", fontsize=9)
     axes.legend(fontsize=7)
 
 
-def plot_bars(axes: Axes, values: dict[str, float], title: str, form: str) -> None:
-    """Draw a bar for each subject, the first one on top, with its figure."""
-    names = sorted(values, key=lambda name: name != THIS)
+def plot_bars(
+    axes: Axes, names: list[str], values: Mapping[str, float], title: str
+) -> None:
+    """Draw a bar for each of ``names``, the first one on top, with its figure."""
     bars = axes.barh(
         names,
         [values[name] for name in names],
         color=[OWN if name == THIS else INK for name in names],
         height=0.6,
     )
-    axes.bar_label(bars, [format(values[name], form) for name in names], padding=3)
+    axes.bar_label(bars, [f"{values[name]:,.0f}" for name in names], padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.3)
     axes.set_title(title, loc="left", fontsize=9)

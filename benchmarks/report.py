@@ -22,7 +22,7 @@ def report(results: Results, postgres_version: str, command: str) -> str:
     """Return all of the report, in Markdown."""
     sections = [
         head(postgres_version, command),
-        "## Goals\n\n" + "".join(lines_of_goals(results)),
+        goals_reached(results),
         limit(results),
         budget(results),
         peers(results),
@@ -65,13 +65,13 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def lines_of_goals(results: Results) -> Iterator[str]:
-    """Yield the table of goals."""
+def goals_reached(results: Results) -> str:
+    """Return the goals, and which of them are reached."""
     rows = [
         (goal.what, goal.measured, "yes" if goal.reached else "**no**")
         for goal in goals(results)
     ]
-    yield from table(("goal", "measured", "reached"), rows)
+    return f"## Goals\n\n{''.join(table(('goal', 'measured', 'reached'), rows))}"
 
 
 def limit(results: Results) -> str:
