@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from benchmarks.client import Client
 from benchmarks.fleet import Fleet
+from benchmarks.limit import BATCHES
 from benchmarks.load import Bursts, Load, measure_load
 from benchmarks.measure import Sample, one_by_one, over_http, side_by_side
 from benchmarks.peers import PEERS, Missing, install, run
@@ -19,6 +21,18 @@ ONE_BY_ONE = "a request for each device"
 
 WORKERS = 2
 CONNECTIONS = 4
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the subjects did, by their titles, on a fleet of so many devices."""
+
+    fleet: int
+    # By batch: what one client waits for.
+    latency: dict[int, dict[str, Sample]]
+    # What 8 clients get done, each on devices of its own, or all on the same.
+    disjoint: dict[str, Load]
+    overlapping: dict[str, Load]
 
 
 @contextmanager
@@ -43,6 +57,23 @@ def peers(database_url: str, folder: Path) -> Iterator[dict[str, int]]:
         yield ports
 
 
+def measure_comparison(
+    ports: Mapping[str, int], fleet: Fleet, rounds: int, bursts: Bursts
+) -> Comparison:
+    """Measure the subjects at ``ports``, the service among them."""
+    latency = {}
+    for batch in (BATCHES[0], BATCHES[-1]):
+        click.echo(f"The service and its peers, calls for {batch:,} ...")
+        latency[batch] = measure_latency(ports, fleet, batch, rounds)
+    targets = {title: (port, BATCHES[-1]) for title, port in ports.items()}
+    targets[ONE_BY_ONE] = (ports[THIS], 1)
+    click.echo("8 clients of the service and of its peers, each its own devices ...")
+    disjoint = measure_load(targets, fleet, False, bursts)
+    click.echo("8 clients of the service and of its peers, all the same devices ...")
+    overlapping = measure_load(targets, fleet, True, bursts)
+    return Comparison(fleet.size, latency, disjoint, overlapping)
+
+
 def measure_latency(
     ports: Mapping[str, int], fleet: Fleet, batch: int, rounds: int
 ) -> dict[str, Sample]:
@@ -56,16 +87,3 @@ def measure_latency(
         if batch > 1:
             subjects[ONE_BY_ONE] = one_by_one(clients[THIS])
         return side_by_side(subjects, fleet, batch, rounds)
-
-
-def measure_loads(
-    ports: Mapping[str, int],
-    fleet: Fleet,
-    overlapping: bool,
-    batch: int,
-    bursts: Bursts,
-) -> dict[str, Load]:
-    """Measure eight clients of the service and of each peer."""
-    targets = {title: (port, batch) for title, port in ports.items()}
-    targets[ONE_BY_ONE] = (ports[THIS], 1)
-    return measure_load(targets, fleet, overlapping, bursts)

@@ -1,7 +1,7 @@
 """The benchmark's own PostgreSQL, the embedded one, with settings that are printed."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def settle(cursor: Cursor) -> None:
     cursor.execute(ANALYZE)
 
 
-def create_fleets(server: Cluster, sizes: list[int]) -> list[Fleet]:
+def create_fleets(server: Cluster, sizes: Iterable[int]) -> list[Fleet]:
     """Create fleets of these sizes, all in the same table."""
     connection = server.connect()
     with connection.cursor() as cursor:

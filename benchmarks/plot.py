@@ -39,11 +39,17 @@ def plot(results: Results, path: Path) -> None:
         first, second, third = figure.subplots(1, 3, width_ratios=[1.2, 1, 1])
         plot_growth(first, results)
         most = results.batches[-1]
-        latency = {title: each.median for title, each in results.latency[most].items()}
+        latency = {
+            title: each.median
+            for title, each in results.comparison.latency[most].items()
+        }
         names = sorted(latency, key=lambda name: (name != THIS, latency[name]))
         plot_bars(second, names, latency, f"{most:,} devices: ms, logarithmic")
         second.set_xscale("log")
-        rates = {t: load.devices_per_second for t, load in results.disjoint.items()}
+        rates = {
+            t: load.devices_per_second
+            for t, load in results.comparison.disjoint.items()
+        }
         plot_bars(third, names, rates, "8 clients: devices/s")
         third.set_yticks([])
         figure.savefig(path, transparent=True, metadata={"Date": None})

@@ -3,7 +3,6 @@
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,17 +10,16 @@ import psutil
 
 from benchmarks.comparison import CONNECTIONS, WORKERS
 from benchmarks.database import SETTINGS
-from benchmarks.limit import BARE, FLOOR, SERVICE
-from benchmarks.load import CLIENTS, SHARED
-from benchmarks.results import Results, goals
+from benchmarks.results import Results
+from benchmarks.sections import budget, goals_reached, limit, memory, peers, storage
 
-MB = 1024 * 1024
+GIB = 1024**3
 
 
-def report(results: Results, postgres_version: str, command: str) -> str:
+def report(results: Results, command: str) -> str:
     """Return all of the report, in Markdown."""
     sections = [
-        head(postgres_version, command),
+        head(results.postgres, command),
         goals_reached(results),
         limit(results),
         budget(results),
@@ -32,23 +30,23 @@ def report(results: Results, postgres_version: str, command: str) -> str:
     return "\n".join(sections)
 
 
-def head(postgres_version: str, command: str) -> str:
+def head(postgres: str, command: str) -> str:
     """Return where and how this was measured."""
     packages = ("gunicorn", "flask", "psycopg2-binary", "msgspec")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     settings = ", ".join(f"`{name} = {value}`" for name, value in SETTINGS.items())
-    memory = psutil.virtual_memory().total / MB / 1024
+    ram = psutil.virtual_memory().total / GIB
     return f"""# Results
 
 Written by `{command}` on {time.strftime("%Y-%m-%d")}. Times are medians, in
 milliseconds, of calls over loopback in rounds in which every subject has its turn, so
 that noise meets all of them alike. Ratios travel to other machines, times do not.
 
-- {processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} \
+- {processor()}, {os.cpu_count()} cores, {ram:.0f} GiB, {platform.system()} \
 {platform.release()}: clients, service and PostgreSQL share them.
 - Python {platform.python_version()}, {versions}; {WORKERS} workers with \
 {CONNECTIONS} threads.
-- {postgres_version}: {settings}; otherwise its defaults.
+- {postgres}: {settings}; otherwise its defaults.
 - A device's metadata is some 200 bytes; a call for 1,000 devices has about 230 kB.
 
 ![Latency and throughput](results.svg)
@@ -63,134 +61,3 @@ def processor() -> str:
         if line.startswith("model name")
     ]
     return names[0] if names else platform.machine()
-
-
-def goals_reached(results: Results) -> str:
-    """Return the goals, and which of them are reached."""
-    rows = [
-        (goal.what, goal.measured, "yes" if goal.reached else "**no**")
-        for goal in goals(results)
-    ]
-    return f"## Goals\n\n{''.join(table(('goal', 'measured', 'reached'), rows))}"
-
-
-def limit(results: Results) -> str:
-    """Return how near the service is to bare statements."""
-    rows = []
-    for (fleet, batch), samples in sorted(results.limit.items()):
-        bare, floor, service = (samples[name] for name in (BARE, FLOOR, SERVICE))
-        rows.append(
-            (
-                f"{fleet:,}",
-                f"{batch:,}",
-                f"{bare.median:.2f} ({bare.p99:.1f})",
-                f"{floor.median:.2f} ({floor.p99:.1f})",
-                f"{service.median:.2f} ({service.p99:.1f})",
-                f"{service.median / bare.median:.2f} x",
-                f"{service.median / floor.median:.2f} x",
-                f"{service.median - bare.median:+.2f}",
-            )
-        )
-    names = ("fleet", "devices", BARE, FLOOR, SERVICE, "to bare", "to floor", "above")
-    return f"""## The limit
-
-The whole HTTP request beside bare statements for the same devices, sent as ready text
-over a warm connection: the {BARE} from `VALUES`, as one writes it by hand, and the
-{FLOOR}, the fastest statement known (one `jsonb` expanded by `jsonb_each`, in no order
-that is safe beside others). In brackets the 99th percentile.
-
-{"".join(table(names, rows))}"""
-
-
-def budget(results: Results) -> str:
-    """Return where the time goes."""
-    whole = sum(results.budget.values())
-    rows = [
-        (step, f"{time:.2f}", f"{time / whole:.0%}")
-        for step, time in results.budget.items()
-    ]
-    rows.append(("**the whole request**", f"{whole:.2f}", "100%"))
-    return f"""## The budget
-
-A request for {results.batches[-1]:,} devices of {results.fleets[-1]:,}, step by step,
-in milliseconds. The last step is what remains of the whole.
-
-{"".join(table(("step", "ms", "share"), rows))}"""
-
-
-def peers(results: Results) -> str:
-    """Return the service beside its peers."""
-    one, *_, most = results.latency
-    rows = []
-    titles = sorted(results.disjoint, key=lambda t: results.latency[most][t].median)
-    for title in titles:
-        single = results.latency[one].get(title)
-        sample = results.latency[most][title]
-        overlapping = results.overlapping[title]
-        rows.append(
-            (
-                title,
-                f"{single.median:.2f} ({single.p99:.1f})" if single else "",
-                f"{sample.median:.1f} ({sample.p99:.0f})",
-                f"{results.disjoint[title].devices_per_second:,.0f}",
-                f"{overlapping.devices_per_second:,.0f}",
-                f"{overlapping.errors:,}",
-            )
-        )
-    names = (
-        "",
-        f"{one:,} device",
-        f"{most:,} devices",
-        "devices/s, disjoint",
-        "devices/s, overlapping",
-        "errors there",
-    )
-    return f"""## Peers
-
-Other ways to build the same endpoint (`benchmarks/peers/`), on the same tables, with as
-many workers and connections: what one client waits for, and what {CLIENTS} clients get
-done with calls of {most:,} devices, each on devices of its own, or all on the same
-{SHARED:,}. A fleet of {results.peers_fleet:,}.
-
-{"".join(table(names, rows))}"""
-
-
-def memory(results: Results) -> str:
-    """Return what a worker needs."""
-    found = results.memory
-    rows = [
-        ("at rest", f"{found.at_rest:.1f}"),
-        (f"after {found.requests:,} mixed requests", f"{found.after_requests:.1f}"),
-        (f"at most, during a body of {found.large_body:.1f} MiB", f"{found.peak:.1f}"),
-    ]
-    return f"## Memory\n\n{''.join(table(('a worker', 'MiB'), rows))}"
-
-
-def storage(results: Results) -> str:
-    """Return what rewriting does to the table."""
-    found = results.storage
-    rows = [
-        ("heap-only updates", f"{found.hot_share:.2%}"),
-        ("table before", f"{found.table_before / MB:.1f} MiB"),
-        ("table after", f"{found.table_after / MB:.1f} MiB"),
-        ("indexes before", f"{found.indexes_before / MB:.1f} MiB"),
-        ("indexes after", f"{found.indexes_after / MB:.1f} MiB"),
-        ("WAL for a device", f"{found.wal_per_device:.0f} bytes"),
-        ("autovacuums meanwhile", f"{found.autovacuums}"),
-    ]
-    return f"""## Storage
-
-All metadata of {found.devices:,} devices replaced {found.rewrites} times, over HTTP,
-with nobody vacuuming by hand. What the settings of PostgreSQL do to it is in
-[docs/postgres.md](../docs/postgres.md).
-
-{"".join(table(("the devices table", ""), rows))}"""
-
-
-def table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Yield the lines of a table: words to the left, figures to the right."""
-    names = list(names)
-    yield f"| {' | '.join(names)} |\n"
-    yield "|" + "|".join([":---", *["---:"] * (len(names) - 1)]) + "|\n"
-    for row in rows:
-        yield f"| {' | '.join(row)} |\n"

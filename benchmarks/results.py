@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.comparison import ONE_BY_ONE, THIS
+from benchmarks.comparison import ONE_BY_ONE, THIS, Comparison
 from benchmarks.limit import BARE, SERVICE
-from benchmarks.load import Load
 from benchmarks.measure import Sample
 from benchmarks.memory import Memory
 from benchmarks.storage import Storage
@@ -15,16 +14,12 @@ from benchmarks.storage import Storage
 class Results:
     """All figures of a run. Times are in milliseconds."""
 
+    postgres: str
     # By fleet size and batch: bare statements and the service.
     limit: dict[tuple[int, int], dict[str, Sample]]
     # By step, of the largest batch on the largest fleet.
     budget: dict[str, float]
-    # The fleet that the peers were measured on, and what they did: by batch, ...
-    peers_fleet: int
-    latency: dict[int, dict[str, Sample]]
-    # ... and with 8 clients whose devices are disjoint, or overlap.
-    disjoint: dict[str, Load]
-    overlapping: dict[str, Load]
+    comparison: Comparison
     memory: Memory
     storage: Storage
 
@@ -74,13 +69,13 @@ def goals(results: Results) -> Iterator[Goal]:
         f"{growth:.2f} x",
         growth <= 1.3,
     )
-    yield from goals_beside_peers(results, most)
+    yield from goals_beside_peers(results.comparison, most)
     yield from goals_of_resources(results.memory, results.storage)
 
 
-def goals_beside_peers(results: Results, most: int) -> Iterator[Goal]:
-    """Yield the goals that are about the peers, as far as there are any."""
-    medians = {title: each.median for title, each in results.latency[most].items()}
+def goals_beside_peers(found: Comparison, most: int) -> Iterator[Goal]:
+    """Yield the goals that are about the peers."""
+    medians = {title: each.median for title, each in found.latency[most].items()}
     own = medians.pop(THIS)
     title, best = min(medians.items(), key=lambda item: item[1])
     yield Goal(
@@ -88,7 +83,7 @@ def goals_beside_peers(results: Results, most: int) -> Iterator[Goal]:
         f"{own:.1f} ms, next is {title} with {best:.1f} ms",
         own < best,
     )
-    rates = {title: load.devices_per_second for title, load in results.disjoint.items()}
+    rates = {title: load.devices_per_second for title, load in found.disjoint.items()}
     own = rates.pop(THIS)
     title, best = max(rates.items(), key=lambda item: item[1])
     yield Goal(
@@ -97,11 +92,11 @@ def goals_beside_peers(results: Results, most: int) -> Iterator[Goal]:
         own > best,
     )
     for title in medians.keys() & {"Django bulk_update"}:
-        ratio = medians[title] / results.latency[most][THIS].median
+        ratio = medians[title] / found.latency[most][THIS].median
         yield Goal(
             f"{most:,} devices: at least 5 x {title}", f"{ratio:.1f} x", ratio >= 5
         )
-    errors = {title: load.errors for title, load in results.overlapping.items()}
+    errors = {title: load.errors for title, load in found.overlapping.items()}
     own_errors = errors.pop(THIS) + errors.pop(ONE_BY_ONE)
     yield Goal(
         "8 clients on the same devices: no error",
