@@ -3,8 +3,11 @@
 import gzip
 import http.client
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Organization
-from tests.service import PATH, Service, run_service
+from tests.service import PATH, ROOT, Service, run_service
 from tests.test_authenticate import UNKNOWN, wrong_keys
 from tests.test_body import INVALID, LIMIT, NOT_JSON, body_of
 from tests.test_validation import REFUSED
@@ -328,6 +331,19 @@ def test_a_fault_outside_the_application_is_json_and_logged(
         )
         assert service.request("{}", path="/prefix" + PATH).status == 401
     assert "The request failed outside the application" in log.read_text()
+
+
+def test_it_takes_commands_by_signals_alone(service_url: str) -> None:
+    """gunicorn would also listen for them at a socket, opened some time after start."""
+    process = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--print-config"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": service_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert re.search(r"^control_socket_disable += True$", process.stdout, re.MULTILINE)
 
 
 def test_a_connection_is_kept(service: Service, acme: Organization) -> None:

@@ -96,8 +96,17 @@ def test_the_map_names_what_there_is() -> None:
             assert (ROOT / name).exists(), name
 
 
+def test_the_figures_are_those_of_the_benchmark() -> None:
+    section = README.split("\n## How fast it is\n")[1].split("\n## ")[0]
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    figures = re.findall(r"\*\*(.+?)\*\*", section)
+    assert len(figures) == 3
+    for figure in figures:
+        assert figure in results
+
+
 def test_the_make_targets_exist() -> None:
-    targets = set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))
+    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
     assert targets >= {"run", "test", "check"}
     for target in targets:
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, timeout=60)
