@@ -45,9 +45,9 @@ class Goal:
 
 def goals(results: Results) -> Iterator[Goal]:
     """Yield the goals in the words of the report."""
-    small, *_, large = results.fleets
-    one, *_, most = results.batches
-    for fleet in results.fleets[1:]:
+    small, large = results.fleets[0], results.fleets[-1]
+    one, most = results.batches[0], results.batches[-1]
+    for fleet in results.fleets[1:] or results.fleets:
         both = results.limit[fleet, most]
         ratio = both[SERVICE].median / both[BARE].median
         yield Goal(
