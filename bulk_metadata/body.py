@@ -1,7 +1,8 @@
 """Step 2: the request's body is read and parsed, and nothing in it is altered."""
 
 import codecs
-from typing import IO, Any
+from contextlib import suppress
+from typing import IO, Any, TypedDict
 
 import msgspec
 from gunicorn.http.errors import ParseException
@@ -12,6 +13,14 @@ from bulk_metadata.errors import ApiError
 # keep every digit of every number.
 JsonText = msgspec.Raw
 
+
+class Body(TypedDict):
+    """What a body should be. Other members are passed over."""
+
+    devices: dict[str, JsonText]
+
+
+BODY = msgspec.json.Decoder(Body)
 MEMBERS = msgspec.json.Decoder(dict[str, JsonText])
 ANY_VALUE = msgspec.json.Decoder(JsonText)
 
@@ -39,19 +48,21 @@ def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> byte
     return body
 
 
-def parse_body(body: bytes) -> dict[str, JsonText] | JsonText:
-    """Return the members of the JSON object in ``body``, or any other JSON value whole.
+def parse_body(body: bytes) -> Any:
+    """Return the JSON value in ``body``: a Body if it is one, else an object's members,
+    or another value whole, as JsonText.
 
     Raises ApiError 400 if the body is not JSON (RFC 8259) in UTF-8.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         body.decode()  # msgspec does not check the UTF-8 of what it leaves as text
-        try:
-            return MEMBERS.decode(body)
-        except msgspec.ValidationError:
-            # Not an object, found at its first byte: is the rest of it JSON?
-            return ANY_VALUE.decode(body)
+        for decoder in (BODY, MEMBERS):
+            # Something of another type, found as soon as it comes: what follows must be
+            # JSON all the same, and may be a second "devices".
+            with suppress(msgspec.ValidationError):
+                return decoder.decode(body)
+        return ANY_VALUE.decode(body)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         raise invalid_json() from None
 

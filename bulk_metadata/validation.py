@@ -27,9 +27,11 @@ class Devices(fields.Field[dict[str, JsonText]]):
         "metadata": 'Invalid metadata for device "{identifier}": {reason}',
     }
 
-    def _deserialize(self, value: JsonText, *_: Any, **__: Any) -> dict[str, JsonText]:
+    def _deserialize(
+        self, value: dict[str, JsonText] | JsonText, *_: Any, **__: Any
+    ) -> dict[str, JsonText]:
         try:
-            devices = MEMBERS.decode(value)
+            devices = value if isinstance(value, dict) else MEMBERS.decode(value)
         except msgspec.ValidationError:
             raise self.make_error("required") from None
         if not devices:

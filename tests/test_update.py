@@ -168,9 +168,14 @@ def test_keys_equal_after_trimming_are_one_device(
     assert acme.metadata() == {"SN-1": {"a": 5}, "SN-2": {"a": 4}}
 
 
-def test_the_last_devices_member_wins(post: Post, acme: Organization) -> None:
+@pytest.mark.parametrize("first", ['{"SN-1": {"a": 1}}', '{"SN-2": 1}', "[1]", "null"])
+def test_the_last_devices_member_wins(
+    first: str, post: Post, acme: Organization
+) -> None:
+    """Whatever the first one is."""
     acme.insert("SN-1", "SN-2")
-    post('{"devices": {"SN-1": {"a": 1}}, "devices": {"SN-2": {"a": 2}}}')
+    response = post(f'{{"devices": {first}, "devices": {{"SN-2": {{"a": 2}}}}}}')
+    assert response.status_code == 200
     assert acme.metadata() == {"SN-1": {}, "SN-2": {"a": 2}}
 
 
