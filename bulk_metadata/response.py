@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from flask import Response
 from flask.json.provider import DefaultJSONProvider
-
-from bulk_metadata.body import write_json
 
 # For browsers and caches between, of every answer.
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -16,15 +15,10 @@ class Json(DefaultJSONProvider):
     """Flask's JSON, written by msgspec: members keep their order, and 1,000 results
     take a tenth of the time."""
 
-    def dumps(self, obj: Any, **_: Any) -> str:
-        """Return ``obj`` as JSON text."""
-        return write_json(obj)
-
-    def response(self, *args: Any, **kwargs: Any) -> Any:
+    def response(self, *args: Any, **kwargs: Any) -> Response:
         """Return the answer, not to be stored or taken for anything else."""
-        response = super().response(*args, **kwargs)
-        response.headers.extend(HEADERS)
-        return response
+        body = msgspec.json.encode(self._prepare_response_obj(args, kwargs)) + b"\n"
+        return Response(body, mimetype=self.mimetype, headers=HEADERS)
 
 
 class Result(msgspec.Struct, rename="camel", gc=False):
