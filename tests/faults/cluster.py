@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -132,7 +132,9 @@ def kill(server: Cluster) -> None:
         return
     processes = server.processes()
     for process in processes:
-        process.kill()
+        # A backend or a worker may just have ended by itself.
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(processes)
 
 
