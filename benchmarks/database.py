@@ -30,11 +30,13 @@ ANALYZE devices
 
 
 @contextmanager
-def postgres() -> Iterator[Cluster]:
-    """Run a new server with the service's schema, and remove it."""
+def postgres(**settings: str) -> Iterator[Cluster]:
+    """Run a new server with the service's schema, and remove it. ``settings`` are
+    added to the benchmark's own, or replace them."""
+    settings = SETTINGS | settings
     with (
         tempfile.TemporaryDirectory(prefix="bulk-metadata-bench-") as folder,
-        cluster(Path(folder) / "postgres", free_port(), **SETTINGS) as server,
+        cluster(Path(folder) / "postgres", free_port(), **settings) as server,
     ):
         with server.connect() as connection, connection.cursor() as cursor:
             apply_schema(cursor)
