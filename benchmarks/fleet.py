@@ -39,6 +39,15 @@ class Fleet:
         return documents(random.sample(range(self.size), count))
 
 
+class Neighbours(Fleet):
+    """A fleet of which each call takes devices that were created one after another."""
+
+    def documents(self, count: int) -> Documents:
+        """Return new metadata for so many devices in a row."""
+        first = random.randrange(0, self.size, count)
+        return documents(list(range(first, first + count)))
+
+
 def documents(numbers: list[int]) -> Documents:
     """Return new metadata for the devices of these numbers."""
     return {f"SN-{number:08}": metadata(number) for number in numbers}
