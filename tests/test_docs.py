@@ -2,6 +2,8 @@
 
 import re
 
+from psycopg2.extensions import cursor as Cursor
+
 from tests.service import ROOT
 
 
@@ -19,3 +21,15 @@ def test_every_link_leads_somewhere() -> None:
     for document in (ROOT / "README.md", results, *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), target
+
+
+def test_what_the_postgres_page_says_is_known_to_postgres(cursor: Cursor) -> None:
+    page = (ROOT / "docs" / "postgres.md").read_text()
+    [query] = re.findall(r"```sql\n(.+?)```", page, re.DOTALL)
+    cursor.execute(query)
+    assert len(cursor.fetchall()) == 1
+    [snippet] = re.findall(r"```ini\n(.+?)```", page, re.DOTALL)
+    settings = re.findall(r"^(\w+) = ", snippet, re.MULTILINE)
+    assert settings
+    cursor.execute("SELECT name FROM pg_settings WHERE name = ANY (%s)", (settings,))
+    assert {name for [name] in cursor.fetchall()} == set(settings)
