@@ -8,7 +8,7 @@ from bulk_metadata.commands import register_commands
 from bulk_metadata.config import Config
 from bulk_metadata.database import Database
 from bulk_metadata.errors import register_error_handlers
-from bulk_metadata.response import Json
+from bulk_metadata.response import JsonProvider
 from bulk_metadata.routes import blueprint
 
 
@@ -21,7 +21,7 @@ def create_app(config: Config | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     # A doubled slash within the path is answered with 404, not with a redirect in HTML.
     app.url_map.merge_slashes = False
-    app.json = Json(app)
+    app.json = JsonProvider(app)
     app.extensions["config"] = config
     app.extensions["database"] = Database(config)
     app.register_blueprint(blueprint)

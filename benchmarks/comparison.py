@@ -34,6 +34,15 @@ class Comparison:
     disjoint: dict[str, Load]
     overlapping: dict[str, Load]
 
+    def errors(self, title: str) -> int:
+        """Return how many calls of the 8 clients failed."""
+        return self.disjoint[title].errors + self.overlapping[title].errors
+
+    @property
+    def missing(self) -> list[str]:
+        """The peers that could not be had."""
+        return [peer.title for peer in PEERS if peer.title not in self.disjoint]
+
 
 @contextmanager
 def peers(database_url: str, folder: Path) -> Iterator[dict[str, int]]:

@@ -51,14 +51,22 @@ def settle(cursor: Cursor) -> None:
     cursor.execute("CHECKPOINT")
     cursor.execute("UPDATE devices SET updated_at = now()")
     cursor.execute("VACUUM devices")
+    analyze(cursor)
+
+
+def analyze(cursor: Cursor) -> None:
+    """Bring the statistics up to date."""
     cursor.execute(ANALYZE)
 
 
-def create_fleets(server: Cluster, sizes: Iterable[int]) -> list[Fleet]:
-    """Create fleets of these sizes, all in the same table."""
+def create_fleets(
+    server: Cluster, sizes: Iterable[int], *, settled: bool = True
+) -> list[Fleet]:
+    """Create fleets of these sizes, all in the same table; ``settled``, or as new."""
+    prepare = settle if settled else analyze
     connection = server.connect()
     with connection.cursor() as cursor:
         fleets = [Fleet.create(cursor, size) for size in sizes]
-        settle(cursor)
+        prepare(cursor)
     connection.close()
     return fleets

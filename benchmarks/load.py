@@ -1,10 +1,11 @@
 """Many clients at once: devices per second, and calls that fail."""
 
 import random
-import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 
 from benchmarks.client import Client, Refused
@@ -32,7 +33,6 @@ class Load:
     devices: int = 0
     errors: int = 0
     seconds: float = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def devices_per_second(self) -> float:
@@ -76,20 +76,17 @@ def burst(
 ) -> None:
     """Run a client for each of ``bodies``, and add what they do to ``load``."""
     start = time.monotonic()
-    end = start + seconds
-    threads = [
-        threading.Thread(target=repeat, args=(load, port, key, each, end))
-        for each in bodies
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(bodies)) as executor:
+        call = partial(repeat, port, key, end=start + seconds)
+        for devices, errors in executor.map(call, bodies):
+            load.devices += devices
+            load.errors += errors
     load.seconds += time.monotonic() - start
 
 
-def repeat(load: Load, port: int, key: str, bodies: list[bytes], end: float) -> None:
-    """Send the bodies one after another until ``end``."""
+def repeat(port: int, key: str, bodies: list[bytes], end: float) -> tuple[int, int]:
+    """Send the bodies one after another until ``end``; return how many devices were
+    updated, and how many calls failed."""
     devices = errors = 0
     next_body = cycle(bodies)
     while time.monotonic() < end:
@@ -100,6 +97,4 @@ def repeat(load: Load, port: int, key: str, bodies: list[bytes], end: float) -> 
                     devices += client.call(next(next_body))
         except (Refused, OSError):
             errors += 1
-    with load.lock:
-        load.devices += devices
-        load.errors += errors
+    return devices, errors

@@ -33,10 +33,12 @@ class Peer:
         return (self.folder / "package.json").exists()
 
 
+DJANGO = "Django bulk_update"
+
 PEERS = [
     Peer(name, title, Path(__file__).parent / "peers" / name)
     for name, title in [
-        ("django", "Django bulk_update"),
+        ("django", DJANGO),
         ("sqlalchemy", "SQLAlchemy 2 ORM"),
         ("flask", "Flask, marshmallow, execute_values"),
         ("fastapi", "FastAPI + asyncpg"),

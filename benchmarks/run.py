@@ -55,7 +55,7 @@ def rewrite(effort: Effort, folder: Path) -> Storage:
     """Rewrite a fleet again and again, on a server that has nothing else."""
     click.echo(f"Rewriting {effort.rewritten:,} devices {effort.rewrites} times ...")
     with postgres() as server:
-        [fleet] = create_fleets(server, (effort.rewritten,))
+        [fleet] = create_fleets(server, (effort.rewritten,), settled=False)
         with (
             served(server, folder) as service,
             closing(server.connect()) as connection,

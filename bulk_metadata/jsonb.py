@@ -1,7 +1,7 @@
 """What PostgreSQL's jsonb can hold: less than JSON can say."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from bulk_metadata.body import JsonText
 
@@ -28,30 +28,29 @@ LONG_NUMBER = re.compile(
     % LONG_NUMBER_LENGTH
 )
 
-# Every digit becomes 0, E becomes e, - becomes +, all that may follow a number a comma,
-# and what is part of no number is left out, but for quotes, which part strings from
-# numbers. Then two searches tell whether a number can be out of range, in a tenth of
-# the time of a parser. The comma tells an exponent from the 1e234 in many a UUID.
+# Every digit becomes 0, E becomes e, - becomes +, and all that may follow a number a
+# comma: then two searches tell whether one can be out of range, in a tenth of the time
+# of a parser. The comma tells an exponent from the 1e234 in many a UUID.
 SHAPES = bytes.maketrans(b"123456789E-]} \t\n\r", b"000000000e+,,,,,,")
-LEFT_OUT = bytes(set(range(256)) - set(b'0123456789eE+-.,]} \t\n\r"'))
 LONG_EXPONENT = re.compile(rb"0e\+?0{3,}+,")
 
 
-def refusals(documents: Mapping[str, JsonText]) -> Iterator[tuple[str, str]]:
-    """Yield each of the JSON objects in ``documents`` that cannot be stored, by its
-    identifier, and why."""
+def first_refusal(documents: Mapping[str, JsonText]) -> tuple[str, str] | None:
+    """Return the identifier of the first of the JSON objects in ``documents`` that
+    cannot be stored, and why; None if all can."""
     if may_be_refused(b",".join(documents.values())):
         for identifier, document in documents.items():
             if reason := refusal(bytes(document)):
-                yield identifier, reason
+                return identifier, reason
+    return None
 
 
 def may_be_refused(text: bytes) -> bool:
     """Tell fast whether ``text``, JSON objects, can hold something that ``refusal``
     names. False is certain, True is not."""
-    if b"\\" in text and b"\\u0000" in text:  # most have none, which is seen at once
+    if b"\\" in text and b"\\u0000" in text:  # the first is 50 times as fast
         return True
-    shapes = text.translate(SHAPES, LEFT_OUT)
+    shapes = text.translate(SHAPES)
     return (
         LONG_EXPONENT.search(shapes) is not None
         or b"0" * (LONG_NUMBER_LENGTH // 2) in shapes

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
+import msgspec
 from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json, execute_values
 
-from bulk_metadata.body import JsonText, invalid_json, write_json
+from bulk_metadata.body import JsonText, invalid_json
 
 SELECT_ORGANIZATION_ID = """
 SELECT organization_id
@@ -65,9 +66,9 @@ def update_metadata(
     ]
     if not members:
         return {}
-    # Written as text when it is their turn, so that a large body is not held once more.
+    # Written as text when it is their turn, so that many are not held once more.
     rows = [
-        (Json(dict(members[start : start + DEVICES_PER_ROW]), dumps=write_json),)
+        (Json(dict(members[start : start + DEVICES_PER_ROW]), dumps=_write_json),)
         for start in range(0, len(members), DEVICES_PER_ROW)
     ]
     statement = cursor.mogrify(UPDATE_METADATA, (organization_id,))
@@ -77,3 +78,8 @@ def update_metadata(
     except StatementTooComplex:
         raise invalid_json() from None
     return dict(found)
+
+
+def _write_json(documents: dict[str, JsonText]) -> str:
+    """Return the JSON object of ``documents``, each as it stands."""
+    return msgspec.json.encode(documents).decode()

@@ -11,7 +11,7 @@ from flask.json.provider import DefaultJSONProvider
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-class Json(DefaultJSONProvider):
+class JsonProvider(DefaultJSONProvider):
     """Flask's JSON, written by msgspec: members keep their order, and 1,000 results
     take a tenth of the time."""
 

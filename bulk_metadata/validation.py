@@ -7,7 +7,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields
 
 from bulk_metadata.body import MEMBERS, JsonText, invalid_json
 from bulk_metadata.errors import ApiError
-from bulk_metadata.jsonb import refusals
+from bulk_metadata.jsonb import first_refusal
 
 MAX_DEVICES = 1000
 
@@ -42,12 +42,12 @@ class Devices(fields.Field[dict[str, JsonText]]):
         documents = {key.strip(): document for key, document in devices.items()}
         for identifier, document in documents.items():
             if memoryview(document)[0] != ord("{"):
-                raise self._bad(identifier, "must be a JSON object")
-        for identifier, reason in refusals(documents):
-            raise self._bad(identifier, reason)
+                raise self._invalid_metadata(identifier, "must be a JSON object")
+        if refused := first_refusal(documents):
+            raise self._invalid_metadata(*refused)
         return documents
 
-    def _bad(self, identifier: str, reason: str) -> ValidationError:
+    def _invalid_metadata(self, identifier: str, reason: str) -> ValidationError:
         return self.make_error("metadata", identifier=identifier, reason=reason)
 
 

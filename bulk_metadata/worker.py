@@ -64,12 +64,12 @@ class Worker(gthread.ThreadWorker):
     def _follows_at_once(self, conn: Any) -> bool:
         """Tell if this thread should take the connection's next request itself.
 
-        Only while there is a thread for every connection, so that nobody waits for it;
-        and not if that request was read already, which gunicorn sees to.
+        Only while there is a thread to spare, so that who comes next does not wait for
+        it; and not if that request was read already, which gunicorn sees to.
         """
         if (
             not self.alive
-            or self.nr_conns > self.cfg.threads
+            or self.nr_conns >= self.cfg.threads
             or conn.parser.unreader.buf.getvalue()
         ):
             return False
