@@ -46,7 +46,7 @@ fuzz: .venv/installed ## Send the service generated requests, for half an hour
 torture: .venv/installed ## Break everything at random for ten minutes, and look for losses
 	@TORTURE_SECONDS=$${TORTURE_SECONDS:-600} $(BIN)/pytest -s tests/faults/test_torture.py
 
-bench: .venv/installed-benchmarks ## Measure everything, for 20 minutes; writes benchmarks/RESULTS.md
+bench: .venv/installed-benchmarks ## Measure everything, for a quarter of an hour; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks
 
 bench-quick: .venv/installed-benchmarks ## Measure the essentials, in under two minutes
