@@ -59,7 +59,7 @@ def install(peer: Peer) -> None:
     if peer.runs_on_node:
         requirements = peer.folder / "package-lock.json"
         stamp = peer.folder / "node_modules" / "installed"
-        steps = [["npm", "ci", "--no-audit", "--no-fund"]]
+        steps = [["npm", "ci", "--prefix", str(peer.folder), "--no-audit", "--no-fund"]]
     else:
         requirements = peer.folder / "requirements.txt"
         stamp = peer.environment / "installed"
@@ -73,9 +73,7 @@ def install(peer: Peer) -> None:
     print(f"Installing {peer.title} ...", flush=True)
     for step in steps:
         try:
-            subprocess.run(
-                step, cwd=peer.folder, check=True, capture_output=True, text=True
-            )
+            subprocess.run(step, check=True, capture_output=True, text=True)
         except FileNotFoundError:
             raise Missing(f"{peer.title} needs {step[0]}, which is not here.") from None
         except subprocess.CalledProcessError as error:
