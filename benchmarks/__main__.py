@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 EFFORTS = {
     # For a change that may cost time: are the ratios still what they were?
-    "quick": Effort((5_000, 100_000), (150, 50), 5, Bursts(1, 2.0), 500, 5_000, 20),
+    "quick": Effort((5_000, 100_000), (100, 40), 4, Bursts(1, 2.0), 300, 5_000, 20),
     "full": Effort(
         (5_000, 100_000, 1_000_000),
         (500, 150),
