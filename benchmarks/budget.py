@@ -3,6 +3,7 @@
 import time
 from contextlib import closing
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 from psycopg2.extensions import connection as Connection
@@ -34,10 +35,10 @@ class Stopwatch(Cursor):
 
     seconds = 0.0
 
-    def execute(self, query: bytes, vars: object = None) -> None:  # type: ignore[override]
+    def execute(self, query: Any, vars: Any = None) -> None:
         """Execute ``query`` and note the time."""
         start = time.perf_counter()
-        super().execute(query)
+        super().execute(query, vars)
         self.seconds = time.perf_counter() - start
 
 

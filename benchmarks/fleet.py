@@ -71,5 +71,10 @@ def metadata(number: int) -> str:
 
 def body(documents: Documents) -> bytes:
     """Return the request's body for ``documents``."""
+    return f'{{"devices": {json_object(documents)}}}'.encode()
+
+
+def json_object(documents: Documents) -> str:
+    """Return ``documents`` as one JSON object, each as it stands."""
     members = [f"{json.dumps(key)}: {text}" for key, text in documents.items()]
-    return ('{"devices": {' + ", ".join(members) + "}}").encode()
+    return "{" + ", ".join(members) + "}"

@@ -1,14 +1,13 @@
 """How near the service is to the limit: the same devices, updated by bare statements
 that psycopg2 sends as ready text over a warm connection."""
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 
 from psycopg2.extensions import connection as Connection
 
 from benchmarks.client import Client
-from benchmarks.fleet import Documents, Fleet
+from benchmarks.fleet import Documents, Fleet, json_object
 from benchmarks.measure import Sample, Subject, over_http, side_by_side, statement
 from bulk_metadata.config import Config
 from bulk_metadata.connection import connect_service
@@ -78,10 +77,9 @@ def write_each(connection: Connection, fleet: Fleet) -> Callable[[Documents], by
     """Return a function that writes the fastest statement known."""
 
     def write(documents: Documents) -> bytes:
-        members = [f"{json.dumps(key)}: {text}" for key, text in documents.items()]
         with connection.cursor() as cursor:
             text = UPDATE_FROM_EACH.format(
-                json=cursor.mogrify("%s", ("{" + ", ".join(members) + "}",)).decode(),
+                json=cursor.mogrify("%s", (json_object(documents),)).decode(),
                 organization_id=cursor.mogrify("%s", (fleet.organization_id,)).decode(),
             )
         return text.encode()

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 from benchmarks.limit import BARE, FLOOR, SERVICE
 from benchmarks.load import CLIENTS, SHARED
+from benchmarks.memory import MB
 from benchmarks.results import Results, goals
-
-MB = 1024 * 1024
 
 
 def goals_reached(results: Results) -> str:

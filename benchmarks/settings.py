@@ -11,7 +11,8 @@ import click
 from benchmarks.bench import Bench, bench, count, updating
 from benchmarks.fleet import Neighbours
 from benchmarks.measure import WARM_UP_ROUNDS, Sample, side_by_side
-from benchmarks.sections import MB, table
+from benchmarks.memory import MB
+from benchmarks.sections import table
 from benchmarks.storage import BATCH, sizes, wait_for_updates
 from benchmarks.trials import TRIALS, Trial
 
