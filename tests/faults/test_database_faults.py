@@ -181,6 +181,15 @@ def test_a_crash_under_load_loses_nothing_that_was_acknowledged(
     callers.check(server)
 
 
+def fails_at_once_and_recovers(server: Cluster, callers: Clients) -> None:
+    """Call while the server is down, and once it is started again."""
+    assert callers.burst() == {500}
+    assert callers.worst < 5
+    server.start()
+    for _ in range(5):
+        assert callers.burst() == {200}
+
+
 def test_while_the_server_is_down_calls_fail_at_once_and_recover_with_it(
     server: Cluster, folder: Path
 ) -> None:
@@ -188,11 +197,7 @@ def test_while_the_server_is_down_calls_fail_at_once_and_recover_with_it(
         assert callers.burst() == {200}
         server.stop()
         assert callers.burst() == {500}
-        assert callers.burst() == {500}
-        assert callers.worst < 5
-        server.start()
-        for _ in range(5):
-            assert callers.burst() == {200}
+        fails_at_once_and_recovers(server, callers)
 
 
 def test_the_service_may_be_started_before_its_database(
@@ -201,11 +206,7 @@ def test_the_service_may_be_started_before_its_database(
     key = prepare(server)
     server.stop()
     with clients(key, server.service_url, folder) as callers:
-        assert callers.burst() == {500}
-        assert callers.worst < 5
-        server.start()
-        for _ in range(5):
-            assert callers.burst() == {200}
+        fails_at_once_and_recovers(server, callers)
 
 
 def test_too_many_connections_fail_some_calls_and_no_more_than_those(
