@@ -74,7 +74,9 @@ def plot_growth(axes: Axes, results: Results) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,.10g}")
     axes.set_title("Latency: ms", loc="left", fontsize=9)
-    axes.legend(fontsize=7)
+    # Room for the legend above the lines.
+    axes.set_ylim(top=axes.get_ylim()[1] * 8)
+    axes.legend(fontsize=7, loc="upper left")
 
 
 def plot_bars(
