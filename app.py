@@ -4,10 +4,12 @@ import os
 
 from flask import Flask
 
+from bulk_metadata import health
 from bulk_metadata.commands import register_commands
 from bulk_metadata.config import Config
 from bulk_metadata.database import Database
 from bulk_metadata.errors import register_error_handlers
+from bulk_metadata.observe import register_observers
 from bulk_metadata.response import JsonProvider
 from bulk_metadata.routes import blueprint
 
@@ -24,7 +26,10 @@ def create_app(config: Config | None = None) -> Flask:
     app.json = JsonProvider(app)
     app.extensions["config"] = config
     app.extensions["database"] = Database(config)
+    app.extensions["readiness"] = health.Readiness(app.extensions["database"])
     app.register_blueprint(blueprint)
+    app.register_blueprint(health.blueprint)
+    register_observers(app)
     register_error_handlers(app)
     register_commands(app)
     return app

@@ -3,8 +3,10 @@
 import gc
 import os
 import sys
+from typing import Any
 
 from bulk_metadata.config import Config, ConfigError
+from bulk_metadata.metrics_folder import make_metrics_folder
 
 try:
     settings = Config.from_env(os.environ)
@@ -29,7 +31,39 @@ forwarder_headers = ""
 control_socket_disable = True
 
 
-def post_worker_init(worker: object) -> None:
-    """Spare what is loaded by now from garbage collection: it is there to stay."""
+# Before the worker class is loaded, and prometheus_client with it.
+make_metrics_folder()
+
+
+def on_starting(server: Any) -> None:
+    """Open the operations port, once: a reload keeps it."""
+    from bulk_metadata.operations import OperationsPort
+
+    try:
+        server.operations_port = OperationsPort(settings)
+    except OSError as error:
+        sys.exit(
+            f"Cannot listen at {settings.metrics_bind}: {error.strerror}. Stop the "
+            "program that does, or choose another: METRICS_BIND=127.0.0.1:9465"
+        )
+    server.log.info("Metrics at %s", server.operations_port.url)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Hand the operations port to the worker."""
+    worker.operations_port = server.operations_port
+
+
+def post_worker_init(worker: Any) -> None:
+    """Serve the operations port, and spare what is loaded by now from garbage
+    collection: it is there to stay."""
+    worker.operations_port.serve(worker.wsgi)
     gc.collect()
     gc.freeze()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Forget what was only true while the worker lived."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -80,7 +80,7 @@ END
 $$;
 
 -- It reads what it looks rows up by and what it returns, and writes what it replaces.
-GRANT SELECT (organization_id, key_hash, expires_at, revoked_at)
+GRANT SELECT (id, organization_id, key_hash, expires_at, revoked_at)
    ON api_keys TO bulk_metadata_service;
 GRANT SELECT (organization_id, identifier, id), UPDATE (device_metadata, updated_at)
    ON devices TO bulk_metadata_service;

@@ -4,6 +4,7 @@ import logging
 import sys
 
 from app import create_app
+from bulk_metadata import request_log
 from bulk_metadata.config import ConfigError
 
 # In gunicorn's own form, since both go to the same place.
@@ -11,6 +12,7 @@ logging.basicConfig(
     format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s",
     datefmt="%Y-%m-%d %H:%M:%S %z",
 )
+request_log.set_up()
 
 try:
     app = create_app()

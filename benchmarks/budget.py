@@ -16,7 +16,7 @@ from bulk_metadata.api_key import digest
 from bulk_metadata.body import parse_body
 from bulk_metadata.config import Config
 from bulk_metadata.connection import connect_service
-from bulk_metadata.queries import select_organization_id, update_metadata
+from bulk_metadata.queries import select_caller, update_metadata
 from bulk_metadata.response import answer
 from bulk_metadata.validation import validate
 
@@ -74,7 +74,7 @@ def run_steps(connection: Connection, fleet: Fleet, batch: int) -> dict[str, flo
         connection.cursor(cursor_factory=Stopwatch) as stopwatch,
     ):
         times = [time.perf_counter()]
-        select_organization_id(cursor, digest(fleet.key))
+        select_caller(cursor, digest(fleet.key))
         times.append(time.perf_counter())
         parsed = parse_body(text)
         times.append(time.perf_counter())

@@ -3,17 +3,17 @@
 from bulk_metadata.api_key import digest, is_well_formed
 from bulk_metadata.database import Database
 from bulk_metadata.errors import ApiError
-from bulk_metadata.queries import select_organization_id
+from bulk_metadata.queries import Caller, select_caller
 
 
-def authenticate(key: str | None, database: Database) -> str:
-    """Return the id of the organization that ``key`` belongs to.
+def authenticate(key: str | None, database: Database) -> Caller:
+    """Return whose key ``key`` is.
 
     Raises ApiError 401 for every key that does not work, without saying why. Keys are
     never cached: one that is revoked stops working at once.
     """
     if key is not None and is_well_formed(key):
-        organization_id = database.run(select_organization_id, digest(key))
-        if organization_id is not None:
-            return organization_id
+        caller = database.run(select_caller, digest(key))
+        if caller is not None:
+            return caller
     raise ApiError(401, "Invalid or missing API key")

@@ -36,6 +36,7 @@ class Config:
 
     database_url: str
     bind: str = "127.0.0.1:8000"
+    metrics_bind: str = "127.0.0.1:9464"
     workers: int = 2
     threads: int = 4
     # One connection a thread: a smaller pool makes requests wait for one another.
@@ -49,16 +50,6 @@ class Config:
     # Long enough for the largest body over a slow line.
     request_timeout: int = 30
     max_body_bytes: int = 10 * 1024 * 1024
-
-    @property
-    def host(self) -> str:
-        """The host to listen at."""
-        return self.bind.rpartition(":")[0].strip("[]")
-
-    @property
-    def port(self) -> int:
-        """The port to listen at; 0 lets the system choose one."""
-        return int(self.bind.rpartition(":")[2])
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Config":
@@ -76,11 +67,14 @@ class Config:
         numbers = {
             name: _whole_number(name, text)
             for name, text in sent.items()
-            if name not in ("database_url", "bind")
+            if name not in ("database_url", "bind", "metrics_bind")
         }
         config = cls(
             database_url=_database_url(sent.get("database_url", "")),
-            bind=_bind(sent.get("bind", cls.bind)),
+            bind=_bind("bind", sent.get("bind", cls.bind)),
+            metrics_bind=_bind(
+                "metrics_bind", sent.get("metrics_bind", cls.metrics_bind)
+            ),
             **numbers,
         )
         limits = [
@@ -116,11 +110,21 @@ def _database_url(url: str) -> str:
     return url
 
 
-def _bind(bind: str) -> str:
+def _bind(name: str, bind: str) -> str:
     match = BIND.fullmatch(bind)
     if not match or int(match[1]) > MAX_PORT:
-        raise ConfigError(f"BIND must be host:port, like {Config.bind}, not {bind!r}.")
+        raise ConfigError(
+            f"{name.upper()} must be host:port, like {getattr(Config, name)}, "
+            f"not {bind!r}."
+        )
     return bind
+
+
+def address(bind: str) -> tuple[str, int]:
+    """Return host and port of ``bind``, one of the settings BIND and METRICS_BIND; port
+    0 lets the system choose one."""
+    host, _, port = bind.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _whole_number(name: str, text: str) -> int:

@@ -5,7 +5,8 @@ import random
 import socket
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from queue import Empty, LifoQueue
 from typing import TypeVar, TypeVarTuple
 
@@ -13,15 +14,17 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from bulk_metadata import metrics
 from bulk_metadata.config import Config
 from bulk_metadata.connection import connect_service, reason
+from bulk_metadata.record import record
 from bulk_metadata.watchdog import Watchdog
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
-# What another transaction's end may cure: 40P01 deadlock, 40001 serialization failure.
-CONFLICTS = ("40P01", "40001")
+# What another transaction's end may cure.
+CONFLICTS = {"40P01": "deadlock", "40001": "serialization"}
 CONFLICT_RETRIES = 5
 # Seconds; doubled from retry to retry, and random, so that two do not meet again.
 CONFLICT_PAUSE = 0.01
@@ -37,6 +40,11 @@ class DatabaseError(Exception):
 
     def __init__(self, reason: str, sqlstate: str | None = None) -> None:
         super().__init__(f"{sqlstate}: {reason}" if sqlstate else reason)
+        self.sqlstate = sqlstate
+
+
+class PoolExhausted(DatabaseError):
+    """No connection came free in time."""
 
 
 class Database:
@@ -58,25 +66,48 @@ class Database:
         weakref.finalize(self, _close_all, places)
 
     def run(
-        self, query: Callable[[Cursor, *Arguments], Result], *arguments: *Arguments
+        self,
+        query: Callable[[Cursor, *Arguments], Result],
+        *arguments: *Arguments,
+        pool_timeout: float | None = None,
     ) -> Result:
         """Return ``query(cursor, *arguments)``.
 
         ``query`` must be one statement that is safe to repeat: it runs again on a new
         connection if the pool's one breaks, under it or before it, and after a conflict
         with another transaction. Raises DatabaseError for whatever PostgreSQL cannot
-        do, and when no connection comes free in time.
+        do, and PoolExhausted when no connection comes free in ``pool_timeout`` seconds,
+        POOL_TIMEOUT unless given.
         """
+        with self._place(pool_timeout or self._config.pool_timeout) as place:
+            start = time.perf_counter()
+            try:
+                return _persist(place, query, arguments, self._config.lock_timeout)
+            except psycopg2.Error as error:
+                raise DatabaseError(reason(error), error.pgcode) from None
+            finally:
+                record.database_seconds += time.perf_counter() - start
+
+    @contextmanager
+    def _place(self, timeout: float) -> Iterator["_Place"]:
         try:
-            place = self._places.get(timeout=self._config.pool_timeout)
+            place = self._places.get_nowait()
         except Empty:
-            raise DatabaseError("all connections stayed in use") from None
+            place = self._wait(timeout)
+        metrics.POOL_IN_USE.inc()
         try:
-            return _persist(place, query, arguments, self._config.lock_timeout)
-        except psycopg2.Error as error:
-            raise DatabaseError(reason(error), error.pgcode) from None
+            yield place
         finally:
+            metrics.POOL_IN_USE.dec()
             self._places.put(place)
+
+    def _wait(self, timeout: float) -> "_Place":
+        with metrics.POOL_WAITING.track_inprogress():
+            try:
+                return self._places.get(timeout=timeout)
+            except Empty:
+                metrics.POOL_TIMEOUTS.inc()
+                raise PoolExhausted("all connections stayed in use") from None
 
 
 class _Place:
@@ -141,9 +172,16 @@ def _persist(
             if time.monotonic() > end:
                 raise
             if was_open and not place.is_open:
+                _count_retry("connection")
                 continue  # the next one is new, and tried once
             if error.pgcode not in CONFLICTS or conflicts == CONFLICT_RETRIES:
                 raise
+            _count_retry(CONFLICTS[error.pgcode])
         conflicts += 1
         # S311: the pause needs no secret randomness.
         time.sleep(random.uniform(0, CONFLICT_PAUSE * 2**conflicts))  # noqa: S311
+
+
+def _count_retry(cause: str) -> None:
+    record.retries += 1
+    metrics.RETRIES.labels(cause).inc()

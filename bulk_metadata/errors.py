@@ -1,12 +1,10 @@
 """What becomes of an error: always ``{"error": sentence}``, and nothing else."""
 
-import logging
-
 from flask import Flask
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-logger = logging.getLogger(__name__)
+from bulk_metadata.record import record
 
 
 class ApiError(Exception):
@@ -19,7 +17,7 @@ class ApiError(Exception):
 
 
 def register_error_handlers(app: Flask) -> None:
-    """Make ``app`` answer every error with JSON, and log those that are its own."""
+    """Make ``app`` answer every error with JSON, and record those that are its own."""
 
     @app.errorhandler(ApiError)
     def refuse(error: ApiError) -> ResponseReturnValue:
@@ -32,5 +30,5 @@ def register_error_handlers(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def fail(error: Exception) -> ResponseReturnValue:
-        logger.error("The request failed", exc_info=error)
+        record.exception = error
         return {"error": "Internal server error"}, 500

@@ -1,6 +1,7 @@
 """Step 4: the two SQL statements of a request, each above its function."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 from psycopg2.errors import StatementTooComplex
@@ -9,8 +10,8 @@ from psycopg2.extras import Json, execute_values
 
 from bulk_metadata.body import JsonText, invalid_json
 
-SELECT_ORGANIZATION_ID = """
-SELECT organization_id
+SELECT_CALLER = """
+SELECT organization_id, id
   FROM api_keys
  WHERE key_hash = %s
    AND revoked_at IS NULL
@@ -18,11 +19,18 @@ SELECT organization_id
 """
 
 
-def select_organization_id(cursor: Cursor, key_hash: bytes) -> str | None:
-    """Return the organization of the key with this digest; None if none works."""
-    cursor.execute(SELECT_ORGANIZATION_ID, (key_hash,))
+class Caller(NamedTuple):
+    """Who calls: the organization it acts for, and the key it has."""
+
+    organization_id: str
+    key_id: str
+
+
+def select_caller(cursor: Cursor, key_hash: bytes) -> Caller | None:
+    """Return whose key has this digest; None if none that works has."""
+    cursor.execute(SELECT_CALLER, (key_hash,))
     row = cursor.fetchone()
-    return row[0] if row else None
+    return Caller(*row) if row else None
 
 
 # One statement: all matching devices are updated, or none. It sorts them as the index

@@ -8,6 +8,7 @@ from bulk_metadata.body import parse_body, read_body
 from bulk_metadata.config import Config
 from bulk_metadata.database import Database
 from bulk_metadata.queries import update_metadata
+from bulk_metadata.record import record
 from bulk_metadata.response import answer
 from bulk_metadata.validation import validate
 
@@ -20,8 +21,12 @@ def replace_bulk_metadata() -> ResponseReturnValue:
     database: Database = current_app.extensions["database"]
     config: Config = current_app.extensions["config"]
 
-    organization_id = authenticate(request.headers.get("x-api-key"), database)
+    caller = authenticate(request.headers.get("x-api-key"), database)
+    record.organization_id, record.key_id = caller
     body = read_body(request.stream, request.content_length, config.max_body_bytes)
+    record.body_bytes = len(body)
     documents = validate(parse_body(body))
-    device_ids = database.run(update_metadata, organization_id, documents)
+    record.devices = len(documents)
+    device_ids = database.run(update_metadata, caller.organization_id, documents)
+    record.updated = len(device_ids)
     return answer(documents, device_ids)

@@ -21,7 +21,9 @@ from gunicorn.http.errors import (
 from gunicorn.util import write_nonblock
 from gunicorn.workers import gthread
 
+from bulk_metadata import metrics, request_log
 from bulk_metadata.config import Config
+from bulk_metadata.record import record
 from bulk_metadata.response import HEADERS
 from bulk_metadata.watchdog import Watchdog
 
@@ -105,14 +107,18 @@ class Worker(gthread.ThreadWorker):
     ) -> None:
         """Answer the request that raised ``exc`` outside the application."""
         status, sentence = judge(exc)
+        record.begin(getattr(req, "method", ""), getattr(req, "path", ""), None)
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            self.log.exception("The request failed outside the application")
+            record.exception = exc
+        metrics.count(record, status)
+        request_log.write(record, status)
         body = msgspec.json.encode({"error": sentence})
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\n"
             "Connection: close\r\n"
             "Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n"
+            f"X-Request-ID: {record.request_id}\r\n"
             + "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
         )
         with suppress(OSError):  # the client may be gone

@@ -18,6 +18,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 PATH = "/api/ext-v1/device/bulk-metadata"
 
+# The system chooses free ones.
+ANY_PORT = {"BIND": "127.0.0.1:0", "METRICS_BIND": "127.0.0.1:0"}
+
 
 @dataclass
 class Answer:
@@ -39,6 +42,14 @@ class Service:
     port: int
     process: subprocess.Popen[str]
     log: Path
+    # Where metrics and health are; a proxy has none.
+    operations_port: int = 0
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """The log of requests so far."""
+        text = self.log.with_suffix(".requests").read_text()
+        return [json.loads(line) for line in text.splitlines()]
 
     def request(
         self,
@@ -73,16 +84,18 @@ class Service:
 @contextmanager
 def run_service(log: Path, **settings: str) -> Iterator[Service]:
     """Run gunicorn on a free port, and end it gracefully."""
-    with log.open("w") as stderr:
+    with log.open("w") as stderr, log.with_suffix(".requests").open("w") as stdout:
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn"],
             cwd=ROOT,
-            env={**os.environ, "BIND": "127.0.0.1:0", **settings},
+            env={**os.environ, **ANY_PORT, **settings},
+            stdout=stdout,
             stderr=stderr,
             text=True,
         )
     try:
-        yield Service(listening_port(process, log), process, log)
+        port = listening_port(process, log)
+        yield Service(port, process, log, operations_port(log))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -97,6 +110,12 @@ def listening_port(process: subprocess.Popen[str], log: Path) -> int:
         if match := re.search(r"Listening at: http://127.0.0.1:(\d+)", log.read_text()):
             return int(match[1])
     raise RuntimeError(log.read_text())
+
+
+def operations_port(log: Path) -> int:
+    """Return the port where it says its metrics are, which it says first."""
+    [port] = re.findall(r"Metrics at http://127.0.0.1:(\d+)/metrics", log.read_text())
+    return int(port)
 
 
 def free_port() -> int:

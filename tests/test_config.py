@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bulk_metadata.config import Config, ConfigError
+from bulk_metadata.config import Config, ConfigError, address
 from tests.service import ROOT
 
 URL = "postgresql://user:p4ssw0rd@host/database"
@@ -21,6 +21,7 @@ def test_every_setting_can_be_set() -> None:
         {
             "DATABASE_URL": URL,
             "BIND": "0.0.0.0:80",
+            "METRICS_BIND": "[::1]:9000",
             "WORKERS": "1",
             "THREADS": "2",
             "POOL_SIZE": "3",
@@ -33,7 +34,11 @@ def test_every_setting_can_be_set() -> None:
             "MAX_BODY_BYTES": "10",
         }
     )
-    assert config == Config(URL, "0.0.0.0:80", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    assert config == Config(
+        URL, "0.0.0.0:80", "[::1]:9000", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+    )
+    assert address(config.bind) == ("0.0.0.0", 80)  # noqa: S104
+    assert address(config.metrics_bind) == ("::1", 9000)
 
 
 def test_there_are_as_many_connections_as_threads() -> None:
@@ -67,6 +72,10 @@ def test_there_are_as_many_connections_as_threads() -> None:
         ({"STATEMENT_TIMEOUT": "8"}, "LOCK_TIMEOUT must be less than STATEMENT_TIMEO"),
         ({"REQUEST_TIMEOUT": "8"}, "LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT"),
         ({"DATABASE_URL": "\udcff"}, "DATABASE_URL is not a PostgreSQL connection U"),
+        (
+            {"METRICS_BIND": "off"},
+            "METRICS_BIND must be host:port, like 127.0.0.1:9464, not 'off'.",
+        ),
         *(
             (
                 {"BIND": bind},

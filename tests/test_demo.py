@@ -17,7 +17,7 @@ import pytest
 from click import ClickException
 
 from bulk_metadata.demo.embedded import refuse_unusable
-from tests.service import ROOT, free_port
+from tests.service import ANY_PORT, ROOT, free_port
 
 DEMO = [sys.executable, "-m", "bulk_metadata.demo"]
 
@@ -36,7 +36,7 @@ def demo(data: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], s
     process = subprocess.Popen(
         [*DEMO, str(data)],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": "", **settings},
+        env={**os.environ, **ANY_PORT, "DATABASE_URL": "", **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -132,7 +132,7 @@ def fails(data: Path, lines: int = 1, **settings: str) -> str:
     process = subprocess.run(
         [*DEMO, str(data)],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": "", "BIND": "127.0.0.1:0", **settings},
+        env={**os.environ, **ANY_PORT, "DATABASE_URL": "", **settings},
         capture_output=True,
         text=True,
         timeout=60,
@@ -142,12 +142,16 @@ def fails(data: Path, lines: int = 1, **settings: str) -> str:
     return process.stderr
 
 
-def test_a_taken_port_is_named(data: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "other"),
+    [("BIND", "127.0.0.1:8001"), ("METRICS_BIND", "127.0.0.1:9465")],
+)
+def test_a_taken_port_is_named(data: Path, setting: str, other: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         bind = f"127.0.0.1:{server.getsockname()[1]}"
-        said = fails(data, BIND=bind)
+        said = fails(data, 1, **{setting: bind})
     assert said.startswith(f"Error: Cannot listen at {bind}: Address already in use")
-    assert said.endswith("another port, like this: make run BIND=127.0.0.1:8001\n")
+    assert said.endswith(f"another port, like this: make run {setting}={other}\n")
     assert not data.exists()
 
 
@@ -218,6 +222,7 @@ def test_gunicorns_own_failure_is_passed_on(data: Path, owner_url: str) -> None:
         cwd=ROOT,
         env={
             **os.environ,
+            **ANY_PORT,
             "BIND": f"127.0.0.1:{free_port()}",
             "DATABASE_URL": owner_url,
             "GUNICORN_CMD_ARGS": "--no-such-option",

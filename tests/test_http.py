@@ -330,7 +330,9 @@ def test_a_fault_outside_the_application_is_json_and_logged(
             {"error": "Internal server error"},
         )
         assert service.request("{}", path="/prefix" + PATH).status == 401
-    assert "The request failed outside the application" in log.read_text()
+        [failed, _] = service.requests
+    assert (failed["level"], failed["status"]) == ("error", 500)
+    assert "ConfigurationProblem" in failed["exception"]
 
 
 def test_it_takes_commands_by_signals_alone(service_url: str) -> None:
@@ -464,7 +466,10 @@ def test_a_line_break_in_an_identifier_or_path_makes_no_log_line(
     service: Service, acme: Organization
 ) -> None:
     before = service.log.read_text()
+    lines = len(service.requests)
     body = json.dumps({"devices": {"SN\r\nERROR forged": {}, "SN-1\n": 1}})
     assert service.request(body.encode(), key(acme)).status == 400
     assert service.request(path="/%0d%0aERROR%20forged").status == 404
     assert service.log.read_text() == before
+    [_, line] = service.requests[lines:]
+    assert line["path"] == "/\r\nERROR forged"

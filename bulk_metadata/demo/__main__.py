@@ -20,9 +20,9 @@ from bulk_metadata.commands.keys import create_key
 from bulk_metadata.commands.organizations import find_organization
 from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.commands.session import transaction
-from bulk_metadata.config import Config, ConfigError
+from bulk_metadata.config import Config, ConfigError, address
 from bulk_metadata.demo.embedded import embedded_postgres
-from bulk_metadata.queries import select_organization_id
+from bulk_metadata.queries import select_caller
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,14 +84,18 @@ def read_config(url: str) -> Config:
 
 def refuse_taken_port(config: Config) -> None:
     """Raise click.ClickException if nobody can listen where the service should."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    try:
-        socket.create_server((config.host, config.port), family=family).close()
-    except OSError as error:
-        raise click.ClickException(
-            f"Cannot listen at {config.bind}: {error.strerror}. Stop the program that "
-            "does, or choose another port, like this: make run BIND=127.0.0.1:8001"
-        ) from None
+    for name, other in (("bind", 8001), ("metrics_bind", 9465)):
+        bind = getattr(config, name)
+        host, port = address(bind)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            socket.create_server((host, port), family=family).close()
+        except OSError as error:
+            raise click.ClickException(
+                f"Cannot listen at {bind}: {error.strerror}. Stop the program that "
+                "does, or choose another port, like this: "
+                f"make run {name.upper()}=127.0.0.1:{other}"
+            ) from None
 
 
 def run(owner: Config, service: Config, key_file: Path) -> None:
@@ -107,7 +111,8 @@ def prepare(config: Config, key_file: Path) -> str:
         cursor.execute(INSERT_DEMO)
         organization_id = find_organization(cursor, "demo")
         key = key_file.read_text() if key_file.exists() else ""
-        if select_organization_id(cursor, digest(key)) != organization_id:
+        caller = select_caller(cursor, digest(key))
+        if caller is None or caller.organization_id != organization_id:
             key = create_key(cursor, organization_id, "make run").text
             key_file.parent.mkdir(parents=True, exist_ok=True)
             key_file.touch(mode=0o600)
@@ -142,7 +147,7 @@ def comes_to_listen(process: subprocess.Popen[bytes], config: Config) -> bool:
     """Wait until ``process`` listens; return False if it ends before."""
     while process.poll() is None:
         try:
-            socket.create_connection((config.host, config.port), timeout=1).close()
+            socket.create_connection(address(config.bind), timeout=1).close()
         except OSError:
             time.sleep(0.1)
         else:

@@ -1,0 +1,75 @@
+"""The metrics, each with its name, its meaning and where it is counted.
+
+Under gunicorn they are shared by all workers, as files in the folder that
+operations.py makes: prometheus_client's multiprocess mode.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from bulk_metadata.record import Record
+
+# Seconds: from a refusal to REQUEST_TIMEOUT.
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+REQUESTS = Counter("bulk_metadata_requests", "Requests, by status.", ["status"])
+DURATION = Histogram(
+    "bulk_metadata_request_duration_seconds", "Time to answer.", buckets=SECONDS
+)
+BATCH = Histogram(
+    "bulk_metadata_request_devices",
+    "Devices in a valid request.",
+    buckets=(1, 10, 50, 100, 250, 500, 1000),
+)
+DEVICES = Counter(
+    "bulk_metadata_devices", "Devices of answered requests, by result.", ["result"]
+)
+UPDATED = DEVICES.labels("updated")
+NOT_FOUND = DEVICES.labels("not_found")
+DATABASE = Histogram(
+    "bulk_metadata_database_duration_seconds",
+    "A request's time in PostgreSQL, for requests that asked it.",
+    buckets=SECONDS,
+)
+# database.py counts these.
+RETRIES = Counter("bulk_metadata_retries", "Statements tried again.", ["cause"])
+for cause in ("connection", "deadlock", "serialization"):
+    RETRIES.labels(cause)
+# "live" gauges are those of workers that are alive; the others go with their worker.
+POOL_SIZE = Gauge(
+    "bulk_metadata_pool_size",
+    "Connections that the pools may have.",
+    multiprocess_mode="livesum",
+)
+POOL_IN_USE = Gauge(
+    "bulk_metadata_pool_in_use",
+    "Connections of the pools that are in use.",
+    multiprocess_mode="livesum",
+)
+POOL_WAITING = Gauge(
+    "bulk_metadata_pool_waiting",
+    "Threads that wait for a connection.",
+    multiprocess_mode="livesum",
+)
+POOL_TIMEOUTS = Counter(
+    "bulk_metadata_pool_timeouts", "Waits for a connection that were given up."
+)
+# operations.py sets it.
+BUILD_INFO = Gauge(
+    "bulk_metadata_build_info",
+    "The version that is running, always 1.",
+    ["version", "python"],
+    multiprocess_mode="livemax",
+)
+
+
+def count(record: Record, status: int) -> None:
+    """Count the request that was answered with ``status``."""
+    REQUESTS.labels(str(status)).inc()
+    DURATION.observe(record.seconds)
+    if record.database_seconds:
+        DATABASE.observe(record.database_seconds)
+    if record.devices is not None:
+        BATCH.observe(record.devices)
+    if record.updated is not None and record.not_found is not None:
+        UPDATED.inc(record.updated)
+        NOT_FOUND.inc(record.not_found)
