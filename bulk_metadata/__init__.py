@@ -16,4 +16,4 @@ jsonb.py (what PostgreSQL can hold). For operators: commands/. For a machine wit
 Python: demo/.
 """
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"

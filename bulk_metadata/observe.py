@@ -19,7 +19,14 @@ def register_observers(app: Flask) -> None:
     @app.after_request
     def end(response: Response) -> Response:
         response.headers["X-Request-ID"] = record.request_id
-        if request.blueprint in COUNTED:
-            metrics.count(record, response.status_code)
-        request_log.write(record, response.status_code)
+        finish(response.status_code, counted=request.blueprint in COUNTED)
         return response
+
+
+def finish(status: int, *, counted: bool = True) -> None:
+    """Log this thread's request, which is answered with ``status``, and count it."""
+    if counted:
+        metrics.count(record, status)
+    request_log.write(record, status)
+    # With it goes all that it holds on to: the body, for one.
+    record.exception = None

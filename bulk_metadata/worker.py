@@ -21,8 +21,8 @@ from gunicorn.http.errors import (
 from gunicorn.util import write_nonblock
 from gunicorn.workers import gthread
 
-from bulk_metadata import metrics, request_log
 from bulk_metadata.config import Config
+from bulk_metadata.observe import finish
 from bulk_metadata.record import record
 from bulk_metadata.response import HEADERS
 from bulk_metadata.watchdog import Watchdog
@@ -110,8 +110,7 @@ class Worker(gthread.ThreadWorker):
         record.begin(getattr(req, "method", ""), getattr(req, "path", ""), None)
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             record.exception = exc
-        metrics.count(record, status)
-        request_log.write(record, status)
+        finish(status)
         body = msgspec.json.encode({"error": sentence})
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\n"

@@ -1,0 +1,165 @@
+"""The log of requests, and the id that leads from an answer to its line."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from app import create_app
+from bulk_metadata import request_log
+from bulk_metadata.config import Config
+from tests.conftest import Organization, Post
+from tests.service import PATH, Service, run_service
+
+
+def lines(service: Service, request_id: str) -> list[dict[str, Any]]:
+    return [line for line in service.requests if line["requestId"] == request_id]
+
+
+def test_a_call_leaves_a_line(service: Service, acme: Organization) -> None:
+    acme.insert("SN-1", "SN-2")
+    body = '{"devices": {"SN-1": {"a": "private"}, "SN-2": {}, "SN-3": {}}}'
+    headers = {"x-api-key": acme.key, "X-Request-ID": "night job, 1st try"}
+    answer = service.request(body, headers, path=PATH + "?key=secret")
+    assert answer.headers["X-Request-ID"] == "night job, 1st try"
+    [line] = lines(service, "night job, 1st try")
+    acme.cursor.execute(
+        "SELECT id FROM api_keys WHERE organization_id = %s", (acme.id,)
+    )
+    [[key_id]] = acme.cursor.fetchall()
+    age = datetime.now().astimezone() - datetime.fromisoformat(line.pop("time"))
+    assert timedelta(0) <= age < timedelta(hours=1)
+    assert 0 < line.pop("databaseMs") < line.pop("totalMs")
+    assert line == {
+        "level": "info",
+        "requestId": "night job, 1st try",
+        "method": "POST",
+        "path": PATH,
+        "status": 200,
+        "organizationId": acme.id,
+        "keyId": key_id,
+        "devices": 3,
+        "updated": 2,
+        "notFound": 1,
+        "retries": 0,
+        "bytes": len(body),
+    }
+
+
+def test_a_refused_call_leaves_what_is_known_of_it(
+    service: Service, acme: Organization
+) -> None:
+    service.request("{}", {"X-Request-ID": "no key"})
+    service.request("{}", {"x-api-key": acme.key, "X-Request-ID": "no devices"})
+    service.request(path="/elsewhere", headers={"X-Request-ID": "no endpoint"})
+    known = {
+        (line["status"], line["organizationId"], line["bytes"], line["devices"])
+        for request_id in ("no key", "no devices", "no endpoint")
+        for line in lines(service, request_id)
+    }
+    assert known == {
+        (401, None, 0, None),
+        (400, acme.id, 2, None),
+        (404, None, 0, None),
+    }
+
+
+def test_what_is_not_even_http_leaves_a_line(service: Service) -> None:
+    raw = service.send(b"GET / HTTP/9\r\n\r\n")
+    [request_id] = re.findall(rb"X-Request-ID: ([0-9a-f]{32})\r\n", raw)
+    [line] = lines(service, request_id.decode())
+    assert (line["status"], line["level"]) == (400, "info")
+
+
+def test_neither_keys_nor_metadata_are_logged(
+    service: Service, acme: Organization
+) -> None:
+    acme.insert("SN-1")
+    for key in (acme.key, acme.key[:-1]):
+        headers = {"x-api-key": key, "X-Request-ID": f"for {key}"}
+        for path in (PATH, f"{PATH}?key={key}", f"/{key}"):
+            body = '{"devices": {"SN-1": {"member": "private"}}}'
+            service.request(body, headers, path=path)
+    for log in (service.log, service.log.with_suffix(".requests")):
+        text = log.read_text()
+        assert "private" not in text
+        assert "member" not in text
+        assert acme.key[4:-1] not in text
+
+
+def test_a_failed_call_leaves_its_exception(
+    tmp_path: Path, service_url: str, acme: Organization
+) -> None:
+    down = "postgresql://127.0.0.1:1/down"
+    with run_service(tmp_path / "log", DATABASE_URL=down) as service:
+        answer = service.request("{}", {"x-api-key": acme.key})
+        [line] = service.requests
+    assert answer.status == 500
+    assert answer.headers["X-Request-ID"] == line["requestId"]
+    assert (line["level"], line["status"]) == ("error", 500)
+    assert line["exception"].startswith("Traceback (most recent call last):\n")
+    assert "Connection refused" in line["exception"]
+
+
+@pytest.mark.parametrize("request_id", ["1", "a b", "~" * 128, "{}\"\\'%s"])
+def test_a_sane_request_id_is_kept(client: FlaskClient, request_id: str) -> None:
+    response = client.post(PATH, headers={"X-Request-ID": request_id})
+    assert response.headers["X-Request-ID"] == request_id
+
+
+@pytest.mark.parametrize("request_id", ["", "~" * 129, "\xe9", "a\tb", "tlm_0123"])
+def test_another_one_is_replaced(client: FlaskClient, request_id: str) -> None:
+    answers = [
+        client.post(PATH, headers={"X-Request-ID": request_id}),
+        client.post(PATH, headers={"X-Request-ID": request_id}),
+        client.get("/elsewhere"),
+        client.get("/healthz"),
+    ]
+    made = {answer.headers["X-Request-ID"] for answer in answers}
+    assert len(made) == 4
+    for each in made:
+        assert re.fullmatch("[0-9a-f]{32}", each)
+
+
+@pytest.fixture
+def terminal() -> Iterator[int]:
+    """A terminal that the log is written to; what is read from it is what one sees."""
+    reader, writer = os.openpty()
+    logger = logging.getLogger("bulk_metadata.request_log")
+    with os.fdopen(writer, "w") as stream:
+        request_log.set_up(stream)
+        yield reader
+        logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+    os.close(reader)
+
+
+def test_on_a_terminal_it_is_text(
+    terminal: int, client: FlaskClient, config: Config, post: Post, acme: Organization
+) -> None:
+    acme.insert("SN-1")
+    post({"devices": {"SN-1": {}, "SN-2": {}}})
+    post({"devices": {}})
+    client.get("/%1b[2J")
+    down = replace(config, database_url="postgresql://127.0.0.1:1/down")
+    create_app(down).test_client().post(PATH, headers={"x-api-key": acme.key})
+    seen = re.sub(
+        r"\d\d:\d\d:\d\d |[\d.]+ ms", "-", os.read(terminal, 100_000).decode()
+    )
+    shown = seen.replace("\r\n", "\n").splitlines()
+    assert shown[:5] == [
+        f"-POST {PATH} 200 2 devices 1 updated -",
+        f"-POST {PATH} 400 -",
+        "-GET '/\\x1b[2J' 404 -",
+        f"-POST {PATH} 500 - ",
+        "Traceback (most recent call last):",
+    ]
+    assert "Connection refused" in shown[-1]
