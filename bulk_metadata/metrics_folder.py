@@ -25,10 +25,10 @@ def make_metrics_folder() -> None:
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     folder = tempfile.mkdtemp(prefix="bulk-metadata-", suffix=mine, dir=memory)
     os.environ[VARIABLE] = folder
-    atexit.register(_remove, folder, os.getpid())
+    atexit.register(_remove, folder)
+    # Forked workers end as well, but the folder is not theirs.
+    os.register_at_fork(after_in_child=lambda: atexit.unregister(_remove))
 
 
-def _remove(folder: str, owner: int) -> None:
-    # Forked workers end through here as well.
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+def _remove(folder: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

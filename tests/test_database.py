@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from prometheus_client import REGISTRY
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extensions import make_dsn
@@ -15,6 +16,7 @@ from psycopg2.extensions import make_dsn
 from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.database import Database, DatabaseError
+from bulk_metadata.record import record
 from tests.conftest import Organization, Post, connect
 from tests.service import PATH
 
@@ -99,7 +101,9 @@ def test_a_connection_that_breaks_in_silence_is_replaced(database: Database) -> 
 
     database.run(backend_pid)
     broken: list[bool] = []
+    before = retries("connection")
     assert database.run(hang_up) == "done"
+    assert retries("connection") == before + 1
 
 
 def test_a_connection_to_a_server_that_only_reads_is_given_up(
@@ -164,9 +168,21 @@ def conflict(state: str, times: int) -> Callable[[Cursor], str]:
     return query
 
 
-@pytest.mark.parametrize("state", ["40P01", "40001"])
-def test_a_conflict_is_tried_again(state: str, database: Database) -> None:
+def retries(cause: str) -> float:
+    """Return how many have been counted."""
+    name = "bulk_metadata_retries_total"
+    return REGISTRY.get_sample_value(name, {"cause": cause}) or 0
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"), [("40P01", "deadlock"), ("40001", "serialization")]
+)
+def test_a_conflict_is_tried_again(state: str, cause: str, database: Database) -> None:
+    before = retries(cause)
+    record.begin("POST", PATH, None)
     assert database.run(conflict(state, times=5)) == "done"
+    assert record.retries == 5
+    assert retries(cause) == before + 5
     with pytest.raises(DatabaseError, match=state):
         database.run(conflict(state, times=6))
 
