@@ -64,6 +64,6 @@ def post_worker_init(worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Forget what was only true while the worker lived."""
-    from prometheus_client.multiprocess import mark_process_dead
+    from bulk_metadata.shared_metrics import forget_worker
 
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    forget_worker(worker.pid, server.WORKERS)

@@ -3,7 +3,7 @@
 The way of one request, in reading order; no step calls back:
 
     routes.py       the endpoint, and the request's story told top to bottom
-    authenticate.py x-api-key header  -> organization id       or ApiError 401
+    authenticate.py x-api-key header  -> organization, key     or ApiError 401
     body.py         body bytes        -> parsed JSON           or ApiError 413, 400
     validation.py   parsed JSON       -> {identifier: document} or ApiError 400
     queries.py      the two statements -> {identifier: device id}
@@ -12,8 +12,13 @@ The way of one request, in reading order; no step calls back:
 Around it: config.py (settings), database.py and connection.py (the pool, and what is in
 it), errors.py (what becomes of an error), worker.py (gunicorn's own refusals as JSON),
 watchdog.py (a limit for waits that have none), api_key.py (what a key looks like),
-jsonb.py (what PostgreSQL can hold). For operators: commands/. For a machine with only
-Python: demo/.
+jsonb.py (what PostgreSQL can hold).
+
+What can be seen of it: record.py (what is known of a request), observe.py (what its
+answer leaves behind: request_log.py, metrics.py), health.py (alive? ready?),
+operations.py (the port for metrics and health), shared_metrics.py and metrics_folder.py
+(the metrics of all workers). For operators: commands/. For a machine with only Python:
+demo/.
 """
 
 __version__ = "1.1.0"

@@ -10,11 +10,10 @@ import socket
 import threading
 
 from flask import Flask, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from bulk_metadata import __version__, health, metrics
+from bulk_metadata import __version__, health, metrics, shared_metrics
 from bulk_metadata.config import Config, address
 from bulk_metadata.errors import register_error_handlers
 from bulk_metadata.response import JsonProvider
@@ -74,7 +73,5 @@ def create_operations_app(app: Flask) -> Flask:
 
 
 def show_metrics() -> Response:
-    """Return the metrics of all workers, in Prometheus' text format."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    """Return the metrics of all workers."""
+    return Response(shared_metrics.collect(), content_type=CONTENT_TYPE_LATEST)

@@ -1,5 +1,6 @@
 """The operations port: metrics and health of all workers, whatever those are doing."""
 
+import fcntl
 import os
 import re
 import signal
@@ -51,6 +52,23 @@ def alone(service_url: str, tmp_path: Path) -> Iterator[Service]:
     with run_service(tmp_path / "log", DATABASE_URL=service_url) as service:
         wait_until(lambda: metrics(service)["bulk_metadata_pool_size"] == 8)
         yield service
+
+
+def workers(service: Service) -> set[int]:
+    return {child.pid for child in psutil.Process(service.process.pid).children()}
+
+
+def reload_workers(service: Service) -> None:
+    before = workers(service)
+    service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in before))
+    wait_until(lambda: metrics(service)["bulk_metadata_pool_size"] == 8)
+
+
+def shared_folder(service: Service) -> Path:
+    """Return where the workers share their metrics: in memory, not on a disk."""
+    [folder] = Path("/dev/shm").glob(f"bulk-metadata-*.{service.process.pid}")
+    return folder
 
 
 def test_all_calls_are_counted_once(alone: Service, acme: Organization) -> None:
@@ -139,7 +157,7 @@ def test_it_answers_while_every_thread_waits(
 def test_a_dead_worker_leaves_its_counts_and_nothing_else(
     alone: Service, acme: Organization
 ) -> None:
-    before = {child.pid for child in psutil.Process(alone.process.pid).children()}
+    before = workers(alone)
     for _ in range(10):
         alone.request("{}", {"x-api-key": acme.key})
     with waiting_call(alone, acme) as call:
@@ -149,7 +167,7 @@ def test_a_dead_worker_leaves_its_counts_and_nothing_else(
             call.result()
         wait_until(
             lambda: (
-                len(psutil.Process(alone.process.pid).children()) == 2
+                len(workers(alone)) == 2
                 and get(alone, "/healthz").ok
                 and metrics(alone)["bulk_metadata_pool_size"] == 8
             )
@@ -157,16 +175,42 @@ def test_a_dead_worker_leaves_its_counts_and_nothing_else(
         found = metrics(alone)
     assert found["bulk_metadata_pool_in_use"] == 0
     assert found["bulk_metadata_requests_total|status=400"] == 10
+    assert found["bulk_metadata_request_duration_seconds_count"] == 10
+
+
+def test_dead_workers_leave_no_files(alone: Service, acme: Organization) -> None:
+    """Each look at the metrics reads all there are."""
+    folder = shared_folder(alone)
+    files = len(list(folder.iterdir()))
+    for number in range(1, 4):
+        reload_workers(alone)
+        alone.request("{}", {"x-api-key": acme.key})
+        found = metrics(alone)
+        assert found["bulk_metadata_requests_total|status=400"] == number
+        assert found["bulk_metadata_request_duration_seconds_count"] == number
+    # Two for all of the dead: their counters, and their histograms.
+    assert len(list(folder.iterdir())) <= files + 2
+
+
+def test_a_look_at_the_metrics_does_not_keep_the_master_waiting(
+    alone: Service, acme: Organization
+) -> None:
+    alone.request("{}", {"x-api-key": acme.key})
+    with (shared_folder(alone) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = workers(alone)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(workers(alone) - before) == 2)
+        assert get(alone, "/healthz").ok
+    assert metrics(alone)["bulk_metadata_requests_total|status=400"] == 1
 
 
 def test_a_reload_keeps_the_port_and_the_counts(
     alone: Service, acme: Organization
 ) -> None:
-    before = {child.pid for child in psutil.Process(alone.process.pid).children()}
     alone.request("{}", {"x-api-key": acme.key})
-    alone.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in before))
-    wait_until(lambda: metrics(alone)["bulk_metadata_pool_size"] == 8)
+    reload_workers(alone)
     alone.request("{}", {"x-api-key": acme.key})
     assert metrics(alone)["bulk_metadata_requests_total|status=400"] == 2
 
@@ -233,6 +277,6 @@ def test_the_shared_folder_is_memory_and_is_gone_at_the_end(
     service_url: str, tmp_path: Path
 ) -> None:
     with run_service(tmp_path / "log", DATABASE_URL=service_url) as service:
-        [folder] = Path("/dev/shm").glob(f"bulk-metadata-*.{service.process.pid}")
+        folder = shared_folder(service)
         wait_until(lambda: any(folder.iterdir()))
     assert not folder.exists()
