@@ -107,7 +107,12 @@ class Worker(gthread.ThreadWorker):
     ) -> None:
         """Answer the request that raised ``exc`` outside the application."""
         status, sentence = judge(exc)
-        record.begin(getattr(req, "method", ""), getattr(req, "path", ""), None)
+        headers = dict(getattr(req, "headers", ()))
+        record.begin(
+            getattr(req, "method", ""),
+            getattr(req, "path", ""),
+            headers.get("X-REQUEST-ID"),
+        )
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             record.exception = exc
         finish(status)

@@ -324,11 +324,12 @@ def test_a_fault_outside_the_application_is_json_and_logged(
     """A path that gunicorn itself was told not to serve."""
     log = tmp_path / "log"
     with run_service(log, DATABASE_URL=service_url, SCRIPT_NAME="/prefix") as service:
-        answer = service.request("{}")
+        answer = service.request("{}", {"X-Request-ID": "night job"})
         assert (answer.status, answer.json) == (
             500,
             {"error": "Internal server error"},
         )
+        assert answer.headers["X-Request-ID"] == "night job"
         assert service.request("{}", path="/prefix" + PATH).status == 401
         [failed, _] = service.requests
     assert (failed["level"], failed["status"]) == ("error", 500)
