@@ -1,5 +1,7 @@
 -- The tables, and the role that the service connects as. Can be applied again without
--- harm, by flask init-db or by psql. PostgreSQL 15 to 18, database encoding UTF8.
+-- harm, by flask init-db or by psql --single-transaction, and brings every older schema up
+-- to date: how to change it is in docs/upgrading.md. PostgreSQL 15 to 18, database
+-- encoding UTF8.
 
 CREATE TABLE IF NOT EXISTS organizations (
     id         uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -45,8 +47,19 @@ WITH (fillfactor = 70);
 
 -- No statistics, so that none can be out of date: to statistics that are older than an
 -- organization it looks empty, and the planner would read all of it for every device.
--- Without them each organization is taken for a 200th of the table.
-ALTER TABLE devices ALTER COLUMN organization_id SET STATISTICS 0;
+-- Without them each organization is taken for a 200th of the table. Looked at first: the
+-- change waits for a VACUUM of the table to end.
+DO $$
+BEGIN
+    IF EXISTS (SELECT
+                 FROM pg_attribute
+                WHERE attrelid = 'devices'::regclass
+                  AND attname = 'organization_id'
+                  AND attstattarget IS DISTINCT FROM 0) THEN
+        ALTER TABLE devices ALTER COLUMN organization_id SET STATISTICS 0;
+    END IF;
+END
+$$;
 
 -- The role that the service connects as. It has no password: where one is asked for, set
 -- it with ALTER ROLE. Whoever may not create roles has it made first.
@@ -61,8 +74,8 @@ EXCEPTION
 END
 $$;
 
--- The same plan as the service asks for itself, also behind a pooler that drops start-up
--- options.
+-- The same plan and the same limits as the service asks for itself, also behind a pooler
+-- that drops start-up options. Other limits there: ALTER ROLE ... IN DATABASE, which wins.
 DO $$
 BEGIN
     ALTER ROLE bulk_metadata_service SET enable_hashjoin = off;
@@ -72,6 +85,8 @@ BEGIN
     ALTER ROLE bulk_metadata_service SET jit = off;
     ALTER ROLE bulk_metadata_service SET random_page_cost = 0;
     ALTER ROLE bulk_metadata_service SET cpu_operator_cost = 0;
+    ALTER ROLE bulk_metadata_service SET lock_timeout = '4s';
+    ALTER ROLE bulk_metadata_service SET statement_timeout = '6s';
 EXCEPTION
     WHEN insufficient_privilege THEN
         RAISE WARNING 'The settings of bulk_metadata_service are left as they are: %',

@@ -90,7 +90,7 @@ def test_the_services_role_can_do_nothing_else(
     connection.close()
 
 
-def test_the_services_role_carries_the_plan(cursor: Cursor) -> None:
+def test_the_services_role_carries_the_plan_and_the_limits(cursor: Cursor) -> None:
     cursor.execute(
         "SELECT unnest(setconfig) FROM pg_db_role_setting JOIN pg_roles"
         " ON pg_roles.oid = setrole WHERE rolname = 'bulk_metadata_service'"
@@ -103,6 +103,8 @@ def test_the_services_role_carries_the_plan(cursor: Cursor) -> None:
         "jit=off",
         "random_page_cost=0",
         "cpu_operator_cost=0",
+        "lock_timeout=4s",
+        "statement_timeout=6s",
     }
 
 
