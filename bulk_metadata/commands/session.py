@@ -6,11 +6,21 @@ from contextlib import contextmanager
 import click
 import psycopg2
 from flask import current_app
-from psycopg2.errors import InsufficientPrivilege, UndefinedTable
+from psycopg2.errors import (
+    DeadlockDetected,
+    InsufficientPrivilege,
+    InternalError_,
+    LockNotAvailable,
+    UndefinedTable,
+)
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
 from bulk_metadata.connection import connect, reason
+
+
+class Conflict(click.ClickException):
+    """Another session was in the way: the same may succeed once it has ended."""
 
 
 @contextmanager
@@ -25,7 +35,7 @@ def transaction(config: Config) -> Iterator[Cursor]:
     """Give a cursor in a transaction, committed unless something is raised.
 
     Raises click.ClickException, which ends a command with its sentence, for whatever
-    PostgreSQL refuses.
+    PostgreSQL refuses; Conflict among them.
     """
     try:
         connection = connect(
@@ -47,6 +57,9 @@ def transaction(config: Config) -> Iterator[Cursor]:
             f"{reason(error)}. Let DATABASE_URL name the database's owner, "
             "not the service's role; init-db has to be allowed to create roles, too."
         ) from None
+    # An internal error: "tuple concurrently updated" is one, of two that alter a role.
+    except (LockNotAvailable, DeadlockDetected, InternalError_) as error:
+        raise Conflict(reason(error)) from None
     except psycopg2.Error as error:
         raise click.ClickException(reason(error)) from None
     except UnicodeEncodeError:
