@@ -27,11 +27,17 @@ install: .venv/installed ## Install everything into .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
 	@touch $@
 
+# Apart for the same reason. The browser itself is the system's: chromium.
+.venv/installed-browser: .venv/installed tests/browser/requirements.txt
+	@echo 'Installing what drives a browser ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement tests/browser/requirements.txt
+	@touch $@
+
 run: .venv/installed ## Run the service with its own PostgreSQL, ready to be called
 	@$(BIN)/python -m bulk_metadata.demo
 
 test: .venv/installed ## Run the tests on a real PostgreSQL, all but the long ones
-	@$(BIN)/pytest -m 'not faults and not benchmarks'
+	@$(BIN)/pytest -m 'not faults and not benchmarks and not browser'
 
 faults: .venv/installed ## Run the fault tests, which kill, freeze and cut off, for minutes
 	@$(BIN)/pytest -m faults
@@ -62,10 +68,10 @@ format: .venv/installed ## Mend style and format where a program can
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-types: .venv/installed-benchmarks ## Check types
+types: .venv/installed-benchmarks .venv/installed-browser ## Check types
 	@$(BIN)/mypy
 
-coverage: .venv/installed-benchmarks ## Run the tests and show that they reach every branch
+coverage: .venv/installed-benchmarks .venv/installed-browser ## Run the tests and show that they reach every branch
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet

@@ -4,7 +4,7 @@ import os
 
 from flask import Flask
 
-from bulk_metadata import health
+from bulk_metadata import docs_page, health
 from bulk_metadata.commands import register_commands
 from bulk_metadata.config import Config
 from bulk_metadata.database import Database
@@ -29,6 +29,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["readiness"] = health.Readiness(app.extensions["database"])
     app.register_blueprint(blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(docs_page.blueprint)
     register_observers(app)
     register_error_handlers(app)
     register_commands(app)

@@ -1,0 +1,66 @@
+"""The API's description and its page, as they are served."""
+
+import json
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.service import ROOT
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def test_the_description_is_the_file(client: FlaskClient) -> None:
+    with client.get("/openapi.json") as response:
+        assert response.mimetype == "application/json"
+        assert response.data == (ROOT / "bulk_metadata" / "openapi.json").read_bytes()
+        assert json.loads(response.data)["openapi"] == "3.1.0"
+
+
+@pytest.mark.parametrize(
+    ("path", "mimetype"),
+    [
+        ("/docs", "text/html"),
+        ("/docs/page.css", "text/css"),
+        ("/docs/page.js", "text/javascript"),
+        ("/docs/swagger-ui.css", "text/css"),
+        ("/docs/swagger-ui-bundle.js", "text/javascript"),
+        ("/docs/favicon-32x32.png", "image/png"),
+        ("/openapi.json", "application/json"),
+    ],
+)
+def test_all_of_it_is_strict(client: FlaskClient, path: str, mimetype: str) -> None:
+    with client.get(path) as response:
+        assert response.status_code == 200
+        assert response.mimetype == mimetype
+        assert response.headers["Content-Security-Policy"] == POLICY
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        known = {"If-None-Match": response.headers["ETag"]}
+    with client.get(path, headers=known) as response:
+        assert response.status_code == 304
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/docs/",
+        "/docs/index.html",
+        "/docs/swagger-ui.js",
+        "/docs/__init__.py",
+        "/docs/..%2fopenapi.json",
+        "/docs/../../app.py",
+    ],
+)
+def test_nothing_else_is_served(client: FlaskClient, path: str) -> None:
+    response = client.get(path)
+    assert (response.status_code, response.json) == (404, {"error": "Not Found"})
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/page.js", "/openapi.json"])
+def test_another_method_is_refused(client: FlaskClient, path: str) -> None:
+    response = client.post(path)
+    assert response.status_code == 405
+    assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD"}
