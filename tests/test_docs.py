@@ -19,8 +19,17 @@ def test_every_test_that_the_reliability_page_names_exists() -> None:
 def test_every_link_leads_somewhere() -> None:
     results = ROOT / "benchmarks" / "RESULTS.md"
     for document in (ROOT / "README.md", results, *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
-            assert (document.parent / target).exists(), target
+        links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", document.read_text())
+        for target, anchor in links:
+            path = document.parent / target if target else document
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path.read_text()), anchor
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names by which a page's headings can be reached."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 def test_what_the_postgres_page_says_is_known_to_postgres(cursor: Cursor) -> None:

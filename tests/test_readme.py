@@ -1,19 +1,26 @@
 """What the README says is what the service does."""
 
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+from psycopg2.extensions import make_dsn
 
 from app import create_app
+from bulk_metadata import request_log
 from bulk_metadata.config import Config
 from tests.conftest import Organization, Post
-from tests.service import PATH, ROOT
+from tests.service import PATH, ROOT, Service
 
 README = (ROOT / "README.md").read_text()
 
@@ -88,6 +95,70 @@ def test_the_settings_table() -> None:
         (field.name.upper(), "" if field.name == "database_url" else str(field.default))
         for field in fields(Config)
     ]
+
+
+def test_the_metrics_table(service: Service) -> None:
+    """Each metric with its type and its labels, and no other one."""
+    service.request("{}")
+    text = requests.get(
+        f"http://127.0.0.1:{service.operations_port}/metrics", timeout=10
+    ).text
+    exported = {}
+    for family in text_string_to_metric_families(text):
+        labels = {label for sample in family.samples for label in sample.labels}
+        name = family.name + ("_total" if family.type == "counter" else "")
+        shown = ",".join(sorted(labels - {"le"}))
+        exported[name + (f"{{{shown}}}" if shown else "")] = family
+    documented = dict(table("| metric | what it is |"))
+    assert documented.keys() == exported.keys()
+    for name, family in exported.items():
+        is_histogram = documented[name].startswith("histogram: ")
+        assert is_histogram == (family.type == "histogram"), name
+    for label in ("result", "cause"):
+        [name] = [name for name in exported if name.endswith(f"_total{{{label}}}")]
+        values = {sample.labels[label] for sample in exported[name].samples}
+        assert values
+        assert values <= set(re.findall(r"\w+", documented[name]))
+
+
+def test_the_example_of_the_log(service: Service) -> None:
+    [line] = re.findall(r"```json\n(.+\}\n)```", README.split("\n## Watch it\n")[1])
+    example = json.loads(line)
+    service.request("{}")
+    # The same members in the same order, each of a type that it may have.
+    assert list(example) == list(service.requests[-1])
+    form = msgspec.json.Decoder(request_log.Line, strict=True)
+    assert msgspec.json.encode(form.decode(line)).decode() == line.strip()
+
+
+def test_the_health_table(service: Service) -> None:
+    for path, _ in table("| ask | answer |"):
+        url = f"http://127.0.0.1:{service.operations_port}{path}"
+        assert requests.get(url, timeout=10).status_code == 200
+        on_api = service.request(method="GET", path=path).status
+        assert on_api == (404 if path == "/metrics" else 200)
+
+
+def test_why_it_is_not_ready(config: Config) -> None:
+    """Each reason against readiness has its row in the runbook."""
+    runbook = README.split("| what you see | what it means | what to do |\n")[1]
+    seen = "\n".join(re.findall(r"^\| (.+?) \|", runbook, re.MULTILINE))
+    sentences = set(re.findall(r"`([A-Z].+?)`", seen))
+    only_reads = "-c default_transaction_read_only=on"
+    url = config.database_url
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        urls = [
+            make_dsn(url, dbname="template1"),
+            make_dsn(url, options=only_reads),
+            "postgresql://127.0.0.1:1/down",
+            f"postgresql://127.0.0.1:{silent.getsockname()[1]}/silent",
+        ]
+        apps = [create_app(replace(config, database_url=url)) for url in urls]
+        answers = [app.test_client().get("/readyz") for app in apps]
+    reasons = {answer.json["error"] for answer in answers if answer.json}
+    assert len(reasons) == 4
+    others = {"All connections are in use", "Worker (pid:...) was sent SIGKILL!"}
+    assert sentences == reasons | others
 
 
 def test_the_map_names_what_there_is() -> None:
