@@ -46,7 +46,7 @@ def set_up(stream: TextIO = sys.stdout) -> None:
 
 def write(record: Record, status: int) -> None:
     """Write the line of the request that was answered with ``status``."""
-    level = logging.ERROR if status >= 500 else logging.INFO
+    level = logging.ERROR if record.exception else logging.INFO
     if not logger.isEnabledFor(level):
         return
     line = Line(

@@ -85,7 +85,8 @@ def test_the_call_it_prints_works_and_the_data_stays(data: Path) -> None:
     answers = set()
     for _ in range(2):
         with demo(data, BIND=bind) as (_, said):
-            command = said[said.index("curl ") : said.index("The key is also in")]
+            command = said[said.index("curl ") : said.index("The same on a page")]
+            assert f"The same on a page: http://{bind}/docs\n" in said
             assert f"http://{bind}/api/ext-v1/device/bulk-metadata" in command
             answers.add(curl(command))
             [readme_command] = re.findall(
@@ -106,7 +107,7 @@ def test_the_call_it_prints_works_and_the_data_stays(data: Path) -> None:
 
 def test_the_service_has_no_more_rights_than_it_needs(data: Path) -> None:
     with demo(data, BIND=f"127.0.0.1:{free_port()}") as (_, said):
-        curl(said[said.index("curl ") : said.index("The key is also in")])
+        curl(said[said.index("curl ") : said.index("The same on a page")])
         connection = psycopg2.connect(host=str(data / "postgres"), user="postgres")
         with connection.cursor() as cursor:
             cursor.execute(
@@ -122,7 +123,7 @@ def test_it_uses_the_database_it_is_given(data: Path, owner_url: str) -> None:
     with demo(data, **settings) as (_, said):
         assert "Starting PostgreSQL" not in said
         assert ANSWER.fullmatch(
-            curl(said[said.index("curl ") : said.index("The key is also in")])
+            curl(said[said.index("curl ") : said.index("The same on a page")])
         )
     assert not (data / "postgres").exists()
 

@@ -48,6 +48,7 @@ curl http://{bind}/api/ext-v1/device/bulk-metadata \\
         "SN-B200": {{"firmwareVersion": "3.2.1", "status": "maintenance"}},
         "SN-UNKNOWN": {{"status": "active"}}}}}}'
 
+The same on a page: http://{bind}/docs
 The key is also in {key_file}. Ctrl-C stops the service; the data stays.
 """
 
