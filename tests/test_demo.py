@@ -89,7 +89,7 @@ def test_the_call_it_prints_works_and_the_data_stays(data: Path) -> None:
             assert f"The same on a page: http://{bind}/docs\n" in said
             assert f"http://{bind}/api/ext-v1/device/bulk-metadata" in command
             answers.add(curl(command))
-            [readme_command] = re.findall(
+            [readme_command, *_] = re.findall(
                 r"```sh\n(curl .+?)```", Path("README.md").read_text(), re.DOTALL
             )
             answers.add(
