@@ -21,12 +21,19 @@ from bulk_metadata.commands.keys import create_key
 from bulk_metadata.commands.organizations import create_organization
 from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
+from tests.pgbouncer import PGBOUNCER, pgbouncer, version
 from tests.postgres import postgres
 from tests.service import PATH, Service, run_service
 
 SERVER = pytest.StashKey[str]()
 STOP = pytest.StashKey[ExitStack]()
 LABEL = pytest.StashKey[str]()
+
+# What stands between the service and its server in all tests, if anything.
+POOLER = os.environ.get("TEST_POOLER")
+DIRECT_ONLY = pytest.mark.skipif(
+    bool(POOLER), reason="behind a pooler start-up options are dropped"
+)
 
 DATABASE = "bulk_metadata_test"
 # A login of its own, so that the password of a real service's role is never touched.
@@ -39,15 +46,20 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(field.name.upper(), None)
     os.environ.pop("GUNICORN_CMD_ARGS", None)
     stop = config.stash[STOP] = ExitStack()
+    if POOLER not in (None, "", "pgbouncer"):
+        raise pytest.UsageError(f"TEST_POOLER must be pgbouncer, not {POOLER!r}.")
+    if POOLER and PGBOUNCER is None:
+        raise pytest.UsageError("TEST_POOLER=pgbouncer: PgBouncer is not installed.")
     url, label = stop.enter_context(postgres())
     try:
         connection = connect(url)
     except psycopg2.Error as error:
         raise pytest.UsageError(f"Cannot connect to {label}: {error}") from None
-    version = connection.info.server_version // 10_000
+    number = connection.info.server_version // 10_000
     connection.close()
     config.stash[SERVER] = url
-    config.stash[LABEL] = f"PostgreSQL {version}, {label}"
+    through = f", through {version()}" if POOLER else ""
+    config.stash[LABEL] = f"PostgreSQL {number}, {label}{through}"
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -91,7 +103,7 @@ def owner_url(pytestconfig: pytest.Config) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def service_url(owner_url: str) -> str:
+def direct_url(owner_url: str) -> str:
     """The URL of the same database, its schema applied, for the service's role."""
     connection = connect(owner_url)
     with connection.cursor() as cursor:
@@ -100,8 +112,37 @@ def service_url(owner_url: str) -> str:
             f"CREATE ROLE {LOGIN['user']} LOGIN PASSWORD '{LOGIN['password']}'"
             " IN ROLE bulk_metadata_service"
         )
+        # A role's settings are its own: members of it have none of them.
+        cursor.execute(
+            "SELECT unnest(setconfig) FROM pg_db_role_setting"
+            " WHERE setrole = 'bulk_metadata_service'::regrole AND setdatabase = 0"
+        )
+        for [setting] in cursor.fetchall():
+            name, _, value = setting.partition("=")
+            cursor.execute(f"ALTER ROLE {LOGIN['user']} SET {name} = %s", (value,))
     connection.close()
     return make_dsn(owner_url, **LOGIN)
+
+
+@pytest.fixture(scope="session")
+def pooled_url(direct_url: str, owner_url: str) -> Iterator[str]:
+    """The same through PgBouncer, which must be installed."""
+    connection = connect(owner_url)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT rolpassword FROM pg_authid WHERE rolname = %s", (LOGIN["user"],)
+        )
+        [[secret]] = cursor.fetchall()
+    connection.close()
+    with pgbouncer(direct_url, secret) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def service_url(request: pytest.FixtureRequest) -> str:
+    """The one of the two that this run is about."""
+    url: str = request.getfixturevalue("pooled_url" if POOLER else "direct_url")
+    return url
 
 
 @pytest.fixture(scope="session")

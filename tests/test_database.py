@@ -17,7 +17,7 @@ from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.database import Database, DatabaseError
 from bulk_metadata.record import record
-from tests.conftest import Organization, Post, connect
+from tests.conftest import DIRECT_ONLY, Organization, Post, connect
 from tests.service import PATH
 
 KILL = """
@@ -112,8 +112,9 @@ def test_a_connection_to_a_server_that_only_reads_is_given_up(
     """Another host of DATABASE_URL may write, or the same one again."""
 
     def write(cursor: Cursor) -> None:
-        cursor.execute("SET default_transaction_read_only = on")
-        cursor.execute("UPDATE devices SET updated_at = now()")
+        cursor.execute(
+            "SET LOCAL transaction_read_only = on;UPDATE devices SET updated_at = now()"
+        )
 
     first = database.run(backend_pid)
     with pytest.raises(DatabaseError, match="25006"):
@@ -130,8 +131,8 @@ def test_an_answer_that_never_comes_is_given_up(
     )
 
     def freeze(cursor: Cursor) -> None:
-        cursor.execute("SET statement_timeout = 0")
-        cursor.execute("SELECT pg_sleep(60)")
+        # In one transaction: behind a pooler the next one is anybody's.
+        cursor.execute("SET LOCAL statement_timeout = 0; SELECT pg_sleep(60)")
 
     with pytest.raises(DatabaseError):
         database.run(freeze)
@@ -145,8 +146,8 @@ def test_nothing_is_tried_again_when_time_is_up(config: Config) -> None:
 
     def meet(cursor: Cursor) -> None:
         met.append(True)
-        cursor.execute("SET statement_timeout = 0")
         cursor.execute(
+            "SET LOCAL statement_timeout = 0;"
             "DO 'BEGIN PERFORM pg_sleep(2.1); RAISE SQLSTATE ''40P01''; END'"
         )
 
@@ -252,6 +253,7 @@ def test_a_database_that_is_down_fails_the_call(
     assert "Connection refused" in caplog.text
 
 
+@DIRECT_ONLY
 def test_the_urls_own_settings_are_kept(config: Config) -> None:
     url = make_dsn(
         config.database_url,

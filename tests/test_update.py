@@ -109,7 +109,7 @@ def test_updated_at_never_goes_back(
         documents = dict.fromkeys(["SN-1", "SN-2"], Raw(b"{}"))
         with ThreadPoolExecutor(1) as executor:
             waiting = executor.submit(update_metadata, cursor, acme.id, documents)
-            wait_until_locked(acme.cursor, service.info.backend_pid)
+            wait_until_locked(acme.cursor)
             acme.cursor.execute(
                 "UPDATE devices SET updated_at = clock_timestamp()"
                 " WHERE identifier = 'SN-2' RETURNING updated_at"
@@ -124,10 +124,15 @@ def test_updated_at_never_goes_back(
     assert last > between
 
 
-def wait_until_locked(cursor: Cursor, pid: int) -> None:
-    """Return when the session waits for another's lock."""
+def wait_until_locked(cursor: Cursor) -> None:
+    """Return when a session of the service waits for another's lock."""
     for _ in range(1000):
-        cursor.execute("SELECT cardinality(pg_blocking_pids(%s)) > 0", (pid,))
+        cursor.execute(
+            "SELECT count(*) > 0 FROM pg_stat_activity"
+            " WHERE application_name = 'bulk-metadata'"
+            " AND datname = current_database()"
+            " AND cardinality(pg_blocking_pids(pid)) > 0"
+        )
         if cursor.fetchall() == [(True,)]:
             return
         time.sleep(0.01)

@@ -1,0 +1,148 @@
+"""Behind PgBouncer, which drops start-up options: the plan and the limits hold."""
+
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from configparser import ConfigParser
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from psycopg2.extensions import cursor as Cursor
+
+from app import create_app
+from bulk_metadata.config import Config
+from bulk_metadata.connection import connect_service
+from tests.conftest import Organization, connect
+from tests.faults.cluster import wait_until
+from tests.pgbouncer import PGBOUNCER
+from tests.service import PATH, ROOT, run_service
+from tests.test_schema import INDEX_SCAN, MANY_ROWS, plan
+
+pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+
+
+@pytest.fixture
+def pooled(pooled_url: str) -> Config:
+    """Settings that ask for other limits than the role has."""
+    return Config(database_url=pooled_url, lock_timeout=1, statement_timeout=2)
+
+
+def show(cursor: Cursor, name: str) -> str:
+    cursor.execute(f"SHOW {name}")
+    [[value]] = cursor.fetchall()
+    return str(value)
+
+
+def test_the_roles_settings_stand_in_for_start_up_options(pooled: Config) -> None:
+    connection = connect_service(pooled)
+    with connection.cursor() as cursor:
+        assert show(cursor, "lock_timeout") == "4s"
+        assert show(cursor, "statement_timeout") == "6s"
+        assert show(cursor, "application_name") == "bulk-metadata"
+        assert show(cursor, "client_encoding") == "UTF8"
+    connection.close()
+
+
+def test_the_plan_is_the_index_nested_loop(pooled: Config, acme: Organization) -> None:
+    identifiers = [f"SN-{number:06}" for number in range(100_000)]
+    acme.insert(*identifiers, metadata={"a": 1})
+    acme.cursor.execute("ANALYZE devices")
+    assert plan(pooled, acme, identifiers[:1000]) == [
+        "ModifyTable",
+        "Nested Loop",
+        *MANY_ROWS,
+        INDEX_SCAN,
+    ]
+
+
+def test_a_row_that_stays_locked_fails_the_call(
+    pooled: Config,
+    acme: Organization,
+    owner_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    acme.insert("SN-1")
+    before = acme.rows()
+    client = create_app(pooled).test_client()
+    headers = {"x-api-key": acme.key}
+    body = b'{"devices": {"SN-1": {"a": 1}}}'
+    locker = connect(owner_url)
+    locker.autocommit = False
+    with locker.cursor() as cursor, caplog.at_level(logging.ERROR):
+        cursor.execute("SELECT FROM devices FOR UPDATE")
+        assert client.post(PATH, data=body, headers=headers).status_code == 500
+    locker.close()
+    assert "55P03: canceling statement due to lock timeout" in caplog.text
+    assert acme.rows() == before
+    assert client.post(PATH, data=body, headers=headers).status_code == 200
+
+
+# Waits for as long as another session keeps the lock.
+WAIT = """
+SET LOCAL lock_timeout = 0;
+SET LOCAL statement_timeout = 0;
+SELECT pg_advisory_xact_lock(1)
+"""
+
+
+def test_a_call_is_given_up_while_all_connections_are_in_use(
+    pooled_url: str, acme: Organization
+) -> None:
+    acme.insert("SN-1")
+    client = create_app(Config(database_url=pooled_url)).test_client()
+
+    def call() -> int:
+        body = b'{"devices": {"SN-1": {"a": 1}}}'
+        return client.post(PATH, data=body, headers={"x-api-key": acme.key}).status_code
+
+    def wait(number: int) -> None:
+        with closing(connect(pooled_url)) as connection:
+            connection.cursor().execute(WAIT)
+
+    acme.cursor.execute("SELECT pg_advisory_lock(1)")
+    with ThreadPoolExecutor(20) as executor:
+        waits = executor.map(wait, range(20))
+        try:
+            wait_until(lambda: waiting(acme.cursor) == 20)
+            assert call() == 500
+        finally:
+            acme.cursor.execute("SELECT pg_advisory_unlock(1)")
+        list(waits)
+    assert call() == 200
+
+
+def waiting(cursor: Cursor) -> int:
+    """Return how many sessions wait for the lock."""
+    cursor.execute(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    )
+    [[count]] = cursor.fetchall()
+    return int(count)
+
+
+def test_it_gives_up_before_the_service_does() -> None:
+    shipped = ConfigParser()
+    shipped.read(ROOT / "deploy" / "pgbouncer.ini")
+    patience = shipped.getint("pgbouncer", "query_wait_timeout")
+    assert patience < Config(database_url="").answer_timeout
+
+
+def test_calls_that_overlap_are_all_answered(
+    pooled_url: str, acme: Organization, tmp_path: Path
+) -> None:
+    identifiers = [f"SN-{number}" for number in range(1000)]
+    acme.insert(*identifiers)
+
+    def call(number: int) -> int:
+        order = identifiers if number % 2 else identifiers[::-1]
+        body = json.dumps({"devices": {each: {"n": number} for each in order}})
+        return service.request(body, {"x-api-key": acme.key}).status
+
+    with (
+        run_service(tmp_path / "log", DATABASE_URL=pooled_url) as service,
+        ThreadPoolExecutor(8) as executor,
+    ):
+        assert set(executor.map(call, range(80))) == {200}
+    # None is half done.
+    assert len({json.dumps(each) for each in acme.metadata().values()}) == 1
