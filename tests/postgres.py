@@ -32,14 +32,9 @@ def postgres() -> Iterator[tuple[str, str]]:
         yield url, "the server that TEST_DATABASE_URL names"
         return
     image = os.environ.get("TEST_POSTGRES_IMAGE", IMAGE)
-    with warnings.catch_warnings():
-        # docker leaves a socket open where there is no engine: collected here, it does
-        # not fail the test that runs when it would be found.
-        warnings.simplefilter("ignore", ResourceWarning)
-        wanted = os.environ.get("TEST_SERVER") or (
-            "container" if can_run(image) else "embedded"
-        )
-        gc.collect()
+    wanted = os.environ.get("TEST_SERVER") or (
+        "container" if can_run(image) else "embedded"
+    )
     if wanted == "container":
         with PostgresContainer(image, username="postgres", driver=None) as container:
             yield container.get_connection_url(), f"a container of {image}"
@@ -53,6 +48,16 @@ def postgres() -> Iterator[tuple[str, str]]:
 
 def can_run(image: str) -> bool:
     """Tell whether there is a Docker engine that has the image, or can get it."""
+    with warnings.catch_warnings():
+        # docker leaves a socket open where there is no engine: collected here, it does
+        # not fail the test that runs when it would be found.
+        warnings.simplefilter("ignore", ResourceWarning)
+        found = has_or_pulls(image)
+        gc.collect()
+    return found
+
+
+def has_or_pulls(image: str) -> bool:
     try:
         with closing(docker.from_env(timeout=PULL_SECONDS)) as client:
             if not client.images.list(name=image):
