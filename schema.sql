@@ -97,5 +97,6 @@ $$;
 -- It reads what it looks rows up by and what it returns, and writes what it replaces.
 GRANT SELECT (id, organization_id, key_hash, expires_at, revoked_at)
    ON api_keys TO bulk_metadata_service;
-GRANT SELECT (organization_id, identifier, id), UPDATE (device_metadata, updated_at)
+GRANT SELECT (organization_id, identifier, id, updated_at),
+      UPDATE (device_metadata, updated_at)
    ON devices TO bulk_metadata_service;

@@ -41,7 +41,7 @@ def readyz() -> ResponseReturnValue:
 CHECK_SCHEMA = """
 SELECT current_setting('transaction_read_only') = 'off',
        (SELECT count(id) FROM api_keys WHERE false),
-       (SELECT count(identifier) FROM devices WHERE false)
+       (SELECT count(updated_at) FROM devices WHERE false)
 """
 # No such table, no such column, no privilege.
 SCHEMA_STATES = ("42P01", "42703", "42501")

@@ -35,12 +35,13 @@ def select_caller(cursor: Cursor, key_hash: bytes) -> Caller | None:
 
 # One statement: all matching devices are updated, or none. It sorts them as the index
 # is (code points, COLLATE "C"), so that all callers lock devices in one order and
-# cannot deadlock, and none before all of the text is parsed. now() would be when the
-# statement started: after a wait for a lock, a time before the last update's.
+# cannot deadlock, and none before all of the text is parsed. now() is when it started:
+# after a wait for a lock that may be before the last update, and time never goes back.
+# (clock_timestamp() is later, but VOLATILE, which Citus refuses in an UPDATE.)
 UPDATE_METADATA = """
    UPDATE devices
       SET device_metadata = sent.metadata,
-          updated_at = clock_timestamp()
+          updated_at = greatest(now(), devices.updated_at)
      FROM (SELECT member.key COLLATE "C" AS identifier, member.value AS metadata
              FROM (VALUES %%s) AS object (json),
                   jsonb_each(object.json::jsonb) AS member

@@ -23,7 +23,8 @@ SELECT create_distributed_table('devices', 'organization_id', shard_count => 64)
                       AND citus_table_type = 'distributed');
 
 -- Those of schema.sql once more: given before, they would not reach the shards.
-GRANT SELECT (organization_id, key_hash, expires_at, revoked_at)
+GRANT SELECT (id, organization_id, key_hash, expires_at, revoked_at)
    ON api_keys TO bulk_metadata_service;
-GRANT SELECT (organization_id, identifier, id), UPDATE (device_metadata, updated_at)
+GRANT SELECT (organization_id, identifier, id, updated_at),
+      UPDATE (device_metadata, updated_at)
    ON devices TO bulk_metadata_service;
