@@ -9,8 +9,9 @@ from bulk_metadata.record import record
 COUNTED = ("bulk_metadata", None)
 
 
-def register_observers(app: Flask) -> None:
-    """Make ``app`` observe every request from its beginning to its answer."""
+def register_observers(app: Flask, *, is_api: bool = True) -> None:
+    """Make ``app`` observe every request from its beginning to its answer. If it is not
+    the API only what fails leaves a line in the log."""
 
     @app.before_request
     def begin() -> None:
@@ -19,7 +20,9 @@ def register_observers(app: Flask) -> None:
     @app.after_request
     def end(response: Response) -> Response:
         response.headers["X-Request-ID"] = record.request_id
-        finish(response.status_code, counted=request.blueprint in COUNTED)
+        if is_api or record.exception:
+            is_call = is_api and request.blueprint in COUNTED
+            finish(response.status_code, counted=is_call)
         return response
 
 

@@ -16,6 +16,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from bulk_metadata import __version__, health, metrics, shared_metrics
 from bulk_metadata.config import Config, address
 from bulk_metadata.errors import register_error_handlers
+from bulk_metadata.observe import register_observers
 from bulk_metadata.response import JsonProvider
 
 
@@ -69,6 +70,7 @@ def create_operations_app(app: Flask) -> Flask:
     operations.register_blueprint(health.blueprint)
     operations.add_url_rule("/metrics", view_func=show_metrics)
     register_error_handlers(operations)
+    register_observers(operations, is_api=False)
     return operations
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -228,6 +229,19 @@ def test_other_paths_and_methods_are_refused_in_json(alone: Service) -> None:
         f"http://127.0.0.1:{alone.operations_port}/metrics", timeout=10
     )
     assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+
+
+def test_what_fails_is_logged_and_nothing_else(alone: Service) -> None:
+    get(alone, "/metrics")
+    shutil.rmtree(shared_folder(alone))
+    answer = get(alone, "/metrics")
+    assert (answer.status_code, answer.json()) == (
+        500,
+        {"error": "Internal server error"},
+    )
+    [line] = alone.requests
+    assert line["requestId"] == answer.headers["X-Request-ID"]
+    assert "FileNotFoundError" in line["exception"]
 
 
 def test_a_taken_port_stops_the_start_with_a_sentence(service_url: str) -> None:
