@@ -428,6 +428,27 @@ def test_a_lock_is_waited_for_for_two_seconds_and_only_by_the_upgrade(
         assert select(cursor, "SHOW lock_timeout") == before
 
 
+def test_an_owner_who_may_not_alter_the_role_is_told(
+    database: str, owner_url: str
+) -> None:
+    """The tables are made, and the role's settings are somebody else's to make."""
+    name = parse_dsn(database)["dbname"]
+    with closing(connect(owner_url)) as server, server.cursor() as cursor:
+        cursor.execute("CREATE ROLE owner_of_older LOGIN PASSWORD 'for-tests-only'")
+        try:
+            cursor.execute(f"ALTER DATABASE {name} OWNER TO owner_of_older")
+            owner = {"user": "owner_of_older", "password": "for-tests-only"}
+            code, said = init_db(make_dsn(database, **owner))
+        finally:
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            cursor.execute("DROP ROLE owner_of_older")
+    warning, done = said.splitlines(keepends=True)
+    assert warning.startswith(
+        "WARNING:  The settings of bulk_metadata_service are left as they are: "
+    )
+    assert (code, done) == ready(database)
+
+
 def test_the_changelog_begins_with_this_version() -> None:
     assert releases()[0] == bulk_metadata.__version__
 

@@ -37,6 +37,7 @@ def init_db_command() -> None:
             with session() as cursor:
                 version = apply_schema(cursor)
                 database = cursor.connection.info.dbname
+                warnings = cursor.connection.notices
             break
         except Conflict as conflict:
             if attempt == ATTEMPTS:
@@ -48,6 +49,9 @@ def init_db_command() -> None:
                 ) from None
         time.sleep(PAUSE)
         attempt += 1
+    for notice in warnings:
+        if notice.startswith("WARNING:"):
+            click.echo(notice.splitlines()[0], err=True)
     click.echo(f'The database "{database}" is ready (PostgreSQL {version}).')
 
 
