@@ -8,18 +8,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from tests.conftest import Organization
-from tests.service import ROOT, Service, free_port, run_service
+from tests.conftest import Organization, connect
+from tests.service import ROOT, Answer, Service, free_port, run_service
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "bulk-metadata.json"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
-PANELS = json.loads(DASHBOARD.read_text())["panels"]
+PANELS = {
+    panel["title"]: panel for panel in json.loads(DASHBOARD.read_text())["panels"]
+}
 VARIABLES = json.loads(DASHBOARD.read_text())["templating"]["list"]
 
 needs_prometheus = pytest.mark.skipif(
@@ -43,25 +46,49 @@ def promtool(*arguments: str, stdin: str = "") -> str:
 
 @needs_prometheus
 def test_the_alerts_fire_when_they_should_and_only_then() -> None:
-    assert "6 rules found" in promtool("check", "rules", "alerts.yml")
+    assert "7 rules found" in promtool("check", "rules", "alerts.yml")
     assert "SUCCESS" in promtool("test", "rules", "alerts.test.yml")
 
 
+def test_the_dashboard_is_laid_out_without_gaps_and_explained() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(PANELS) == len(panels)
+    covered = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    height = max(y for _, y in covered) + 1
+    # Grafana's grid has 24 columns.
+    assert sorted(covered) == [(x, y) for x in range(24) for y in range(height)]
+    for panel in panels:
+        assert panel["description"].endswith(".")
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${source}"}
+        # Without any, Grafana takes a heatmap for one of its first versions, and sorts
+        # into buckets what has been sorted already.
+        assert panel.get("options") or panel["type"] != "heatmap"
+
+
 @pytest.fixture
-def called(
-    service_url: str, acme: Organization, tmp_path: Path
-) -> Iterator[tuple[Service, Callable[[], None]]]:
-    """A service of the test's own, and what calls it, once each way."""
+def service(service_url: str, acme: Organization, tmp_path: Path) -> Iterator[Service]:
+    """One of the test's own."""
     acme.insert("SN-1")
-    with run_service(tmp_path / "log", DATABASE_URL=service_url) as service:
+    settings = {"DATABASE_URL": service_url, "WORKERS": "2"}
+    with run_service(tmp_path / "log", **settings) as service:
+        yield service
 
-        def call() -> None:
-            body = '{"devices": {"SN-1": {}, "SN-2": {}}}'
-            assert service.request(body, {"x-api-key": acme.key}).status == 200
-            assert service.request(body).status == 401
 
-        call()
-        yield service, call
+@pytest.fixture
+def call(service: Service, acme: Organization) -> Callable[[], None]:
+    """Calls the service once each way that is no fault."""
+
+    def call() -> None:
+        body = '{"devices": {"SN-1": {}, "SN-2": {}}}'
+        assert service.request(body, {"x-api-key": acme.key}).status == 200
+        assert service.request(body).status == 401
+
+    return call
 
 
 def scraped(service: Service) -> str:
@@ -71,20 +98,22 @@ def scraped(service: Service) -> str:
 
 
 def test_what_they_ask_for_is_exported(
-    called: tuple[Service, Callable[[], None]],
+    service: Service, call: Callable[[], None]
 ) -> None:
+    call()
     text = DASHBOARD.read_text() + ALERTS.read_text()
     names = set(re.findall(r"\bbulk_metadata_\w+", text))
     assert len(names) >= 12
-    found = set(re.findall(r"^\w+", scraped(called[0]), re.MULTILINE))
+    found = set(re.findall(r"^\w+", scraped(service), re.MULTILINE))
     assert names <= found
 
 
 @needs_prometheus
 def test_prometheus_finds_nothing_to_mend(
-    called: tuple[Service, Callable[[], None]],
+    service: Service, call: Callable[[], None]
 ) -> None:
-    assert promtool("check", "metrics", stdin=scraped(called[0])) == ""
+    call()
+    assert promtool("check", "metrics", stdin=scraped(service)) == ""
 
 
 class Prometheus:
@@ -99,18 +128,24 @@ class Prometheus:
         assert answer["status"] == "success", answer
         return answer["data"]
 
-    def has_numbers(self, expression: str) -> bool:
-        """Tell if the expression has a result, and not only that nothing is known."""
+    def numbers(self, expression: str) -> list[float]:
+        """Return the expression's results, but for those that are none: 0 / 0."""
         found = self.ask("query", query=expression)["result"]
-        return any(not math.isnan(float(each["value"][1])) for each in found)
+        numbers = [float(each["value"][1]) for each in found]
+        return [number for number in numbers if not math.isnan(number)]
+
+    def rules(self) -> list[Any]:
+        [group] = self.ask("rules")["groups"]
+        return list(group["rules"])
+
+    def awake(self) -> set[str]:
+        """Return the names of the alerts that fire, or will if nothing changes."""
+        return {rule["name"] for rule in self.rules() if rule["state"] != "inactive"}
 
 
-@pytest.fixture
-def prometheus(
-    called: tuple[Service, Callable[[], None]], tmp_path: Path
-) -> Iterator[Prometheus]:
-    """One that looks at the service, which is called all the while."""
-    service, call = called
+@contextmanager
+def run_prometheus(service: Service, folder: Path) -> Iterator[Prometheus]:
+    """Run one that looks at the service."""
     configuration = {
         "global": {"scrape_interval": "200ms", "evaluation_interval": "200ms"},
         "rule_files": [str(ALERTS)],
@@ -123,7 +158,7 @@ def prometheus(
             }
         ],
     }
-    file = tmp_path / "prometheus.yml"
+    file = folder / "prometheus.yml"
     # JSON is YAML as well.
     file.write_text(json.dumps(configuration))
     port = free_port()
@@ -131,25 +166,15 @@ def prometheus(
         [
             "prometheus",
             f"--config.file={file}",
-            f"--storage.tsdb.path={tmp_path / 'prometheus'}",
+            f"--storage.tsdb.path={folder / 'prometheus'}",
             f"--web.listen-address=127.0.0.1:{port}",
             "--log.level=error",
         ]
     )
-    done = threading.Event()
-
-    def keep_calling() -> None:
-        while not done.wait(0.05):
-            call()
-
-    caller = threading.Thread(target=keep_calling)
-    caller.start()
     try:
         wait_until(lambda: answers(port), "Prometheus")
         yield Prometheus(port)
     finally:
-        done.set()
-        caller.join()
         process.terminate()
         process.wait(60)
 
@@ -169,37 +194,153 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     raise TimeoutError(what)
 
 
+@contextmanager
+def kept_calling(call: Callable[[], object], callers: int = 1) -> Iterator[None]:
+    """Call again and again, by as many callers at the same time."""
+    done = threading.Event()
+
+    def keep_calling() -> None:
+        while not done.wait(0.05):
+            call()
+
+    threads = [threading.Thread(target=keep_calling) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def asked(expression: str) -> str:
+    """Return a dashboard's expression as Grafana asks it."""
+    expression = expression.replace("$__rate_interval", "1m").replace("$instance", ".*")
+    assert "$" not in expression
+    return expression
+
+
 @needs_prometheus
-def test_every_query_of_the_dashboard_has_an_answer(prometheus: Prometheus) -> None:
-    expressions = [target["expr"] for panel in PANELS for target in panel["targets"]]
+def test_every_query_has_an_answer(
+    service: Service, call: Callable[[], None], tmp_path: Path
+) -> None:
+    expressions = [
+        asked(target["expr"])
+        for panel in PANELS.values()
+        for target in panel["targets"]
+    ]
     assert len(expressions) >= len(PANELS) > 10
-    for expression in expressions:
-        asked = expression.replace("$__rate_interval", "1m").replace("$instance", ".*")
-        assert "$" not in asked
-        wait_until(lambda asked=asked: prometheus.has_numbers(asked), asked)  # type: ignore[misc]
-    [source, instance] = VARIABLES
-    assert source["type"] == "datasource"
-    assert instance["query"] == "label_values(bulk_metadata_build_info, instance)"
-    values = prometheus.ask(
-        "label/instance/values", **{"match[]": "bulk_metadata_build_info"}
-    )
-    assert len(values) == 1
+    with kept_calling(call), run_prometheus(service, tmp_path) as prometheus:
+        for expression in expressions:
+            wait_until(
+                lambda expression=expression: prometheus.numbers(expression) != [],  # type: ignore[misc]
+                expression,
+            )
+        [source, instance] = VARIABLES
+        assert source["type"] == "datasource"
+        assert instance["query"] == "label_values(bulk_metadata_build_info, instance)"
+        values = prometheus.ask(
+            "label/instance/values", **{"match[]": "bulk_metadata_build_info"}
+        )
+        assert len(values) == 1
+        wait_until(
+            lambda: all(rule["health"] != "unknown" for rule in prometheus.rules()),
+            "the rules' evaluation",
+        )
+        assert {
+            (rule["health"], rule.get("lastError")) for rule in prometheus.rules()
+        } == {("ok", None)}
+        # One of two identifiers is unknown, and that is not more than half of them.
+        assert prometheus.awake() == set()
 
 
 @needs_prometheus
-def test_every_alert_can_be_evaluated(prometheus: Prometheus) -> None:
-    def rules() -> list[Any]:
-        [group] = prometheus.ask("rules")["groups"]
-        return list(group["rules"])
-
-    wait_until(lambda: all(rule["health"] != "unknown" for rule in rules()), "rules")
-    assert {(rule["health"], rule.get("lastError")) for rule in rules()} == {
-        ("ok", None)
+def test_a_lock_that_stays_wakes_alerts(
+    service_url: str, acme: Organization, owner_url: str, tmp_path: Path
+) -> None:
+    acme.insert("SN-1")
+    # One worker, so that its connections are in use all the time: two calls have them
+    # for LOCK_TIMEOUT, two wait, and the others stand in line.
+    settings = {"WORKERS": "1", "POOL_SIZE": "2", "LOCK_TIMEOUT": "5"}
+    expected = {
+        "BulkMetadataErrors",
+        "BulkMetadataSlow",
+        "BulkMetadataPoolExhausted",
+        "BulkMetadataPoolBusy",
     }
-    # One of two identifiers is unknown, and that is not more than half of them.
-    assert {rule["state"] for rule in rules()} == {"inactive"}
-    readme = (ROOT / "README.md").read_text()
-    assert {rule["annotations"]["runbook"] for rule in rules()} == {
+    with (
+        closing(connect(owner_url)) as other,
+        run_service(tmp_path / "log", DATABASE_URL=service_url, **settings) as service,
+    ):
+
+        def call() -> Answer:
+            return service.request('{"devices": {"SN-1": {}}}', {"x-api-key": acme.key})
+
+        other.cursor().execute("BEGIN; SELECT FROM devices FOR UPDATE")
+        with kept_calling(call, callers=12):
+            # A mean of minutes would remember for long that they were idle at first.
+            wait_until(
+                lambda: "bulk_metadata_pool_in_use 2.0" in scraped(service), "all busy"
+            )
+            with run_prometheus(service, tmp_path) as prometheus:
+                wait_until(lambda: prometheus.awake() == expected, "its alerts")
+                for title in "Share of 500s", "No connection in time, per minute":
+                    [target] = PANELS[title]["targets"]
+                    [number] = prometheus.numbers(asked(target["expr"]))
+                    assert number > 0
+            # Who waits now need not wait until the limit.
+            other.cursor().execute("ROLLBACK")
+
+
+@needs_prometheus
+def test_another_programs_deadlocks_wake_an_alert(
+    service: Service, acme: Organization, owner_url: str, tmp_path: Path
+) -> None:
+    acme.insert("SN-2")
+
+    def call() -> Answer:
+        body = '{"devices": {"SN-1": {}, "SN-2": {}}}'
+        return service.request(body, {"x-api-key": acme.key})
+
+    with (
+        closing(connect(owner_url)) as other,
+        run_prometheus(service, tmp_path) as prometheus,
+        kept_calling(call),
+        other.cursor() as cursor,
+    ):
+        # The service is to be the one that finds out, and gives way.
+        cursor.execute("SET deadlock_timeout = '1min'")
+
+        def is_noticed() -> bool:
+            update = "UPDATE devices SET updated_at = now() WHERE identifier = "
+            cursor.execute(f"{update} 'SN-2'; SELECT pg_sleep(0.2); {update} 'SN-1'")
+            return "BulkMetadataDeadlocks" in prometheus.awake()
+
+        wait_until(is_noticed, "its alert")
+
+
+@needs_prometheus
+def test_wrong_callers_and_a_service_that_is_gone_wake_alerts(
+    service: Service, acme: Organization, tmp_path: Path
+) -> None:
+    body = '{"devices": {"SN-1": {}, "SN-2": {}, "SN-3": {}}}'
+    with run_prometheus(service, tmp_path) as prometheus:
+        with kept_calling(lambda: service.request(body, {"x-api-key": acme.key})):
+            expected = {"BulkMetadataNotFound"}
+            wait_until(lambda: prometheus.awake() == expected, "two of three unknown")
+        service.process.terminate()
+        service.process.wait(60)
+        expected = {"BulkMetadataNotFound", "BulkMetadataDown"}
+        wait_until(lambda: prometheus.awake() == expected, "nobody there")
+
+
+@needs_prometheus
+def test_every_alert_leads_to_the_runbook(service: Service, tmp_path: Path) -> None:
+    with run_prometheus(service, tmp_path) as prometheus:
+        rules = prometheus.rules()
+    assert {rule["annotations"]["runbook"] for rule in rules} == {
         "README.md#when-something-is-wrong"
     }
+    readme = (ROOT / "README.md").read_text()
     assert re.search("^##+ When something is wrong$", readme, re.MULTILINE)
