@@ -12,6 +12,9 @@ from bulk_metadata.record import Record
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 REQUESTS = Counter("bulk_metadata_requests", "Requests, by status.", ["status"])
+# There from the start: the first failure is an increase, and not a number from nowhere.
+for status in ("200", "500"):
+    REQUESTS.labels(status)
 DURATION = Histogram(
     "bulk_metadata_request_duration_seconds", "Time to answer.", buckets=SECONDS
 )
@@ -51,7 +54,8 @@ POOL_WAITING = Gauge(
     multiprocess_mode="livesum",
 )
 POOL_TIMEOUTS = Counter(
-    "bulk_metadata_pool_timeouts", "Waits for a connection that were given up."
+    "bulk_metadata_pool_timeouts",
+    "Waits for a connection that were given up, those of /readyz included.",
 )
 # operations.py sets it.
 BUILD_INFO = Gauge(
