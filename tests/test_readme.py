@@ -157,7 +157,11 @@ def test_why_it_is_not_ready(config: Config) -> None:
         answers = [app.test_client().get("/readyz") for app in apps]
     reasons = {answer.json["error"] for answer in answers if answer.json}
     assert len(reasons) == 4
-    others = {"All connections are in use", "Worker (pid:...) was sent SIGKILL!"}
+    others = {
+        "All connections are in use",
+        "BulkMetadataDown",
+        "Worker (pid:...) was sent SIGKILL!",
+    }
     assert sentences == reasons | others
 
 
