@@ -1,9 +1,6 @@
 """Clients that send slowly or not at all: what the process bounds, what nginx takes."""
 
-import os
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,17 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Organization
-from tests.faults.cluster import wait_until
-from tests.service import PATH, ROOT, Service, free_port, run_service
+from tests.nginx import nginx
+from tests.service import PATH, Service, run_service
 
 pytestmark = pytest.mark.faults
 
 # More than two workers have threads; and of those that are silent, so many that some
 # seconds for each, as gunicorn itself would take, were too long for the others.
 CLIENTS = {"silent": 200, "slow headers": 32, "slow body": 32}
-
-# Debian's is not on everybody's PATH.
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 
 START = {
     "silent": b"",
@@ -98,46 +92,9 @@ def test_the_process_serves_on_when_slow_clients_are_given_up(
         assert call(service, acme) == 200
 
 
-@contextmanager
-def nginx(folder: Path, service: Service) -> Iterator[Service]:
-    """Run nginx with the configuration that is shipped, in front of the service."""
-    port = free_port()
-    shipped = (ROOT / "deploy" / "nginx.conf").read_text()
-    shipped = shipped.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}")
-    shipped = shipped.replace("listen 8080", f"listen 127.0.0.1:{port}")
-    temporary = "\n".join(
-        f"{kind}_temp_path {folder}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    configuration = folder / "nginx.conf"
-    configuration.write_text(
-        f"daemon off; pid {folder}/pid; error_log {folder}/error;\n"
-        "events {}\n"
-        f"http {{ access_log off; {temporary}\n{shipped} }}\n"
-    )
-    assert NGINX is not None
-    process = subprocess.Popen([NGINX, "-p", folder, "-c", configuration])
-    try:
-        wait_until(lambda: listens(port), "nginx")
-        yield Service(port, service.process, service.log)
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
-
-
 @pytest.fixture
 def proxied(folder: Path, service: Service) -> Iterator[Service]:
     """The service behind nginx."""
-    if NGINX is None:
-        pytest.skip("nginx is not installed")
     with nginx(folder, service) as proxied:
         yield proxied
 
@@ -182,8 +139,6 @@ def test_behind_nginx_the_contract_holds(proxied: Service, acme: Organization) -
 def test_behind_nginx_a_service_that_is_gone_is_a_500(
     folder: Path, service_url: str
 ) -> None:
-    if NGINX is None:
-        pytest.skip("nginx is not installed")
     with run_service(folder / "log", DATABASE_URL=service_url) as service:
         stopped = service
     with nginx(folder, stopped) as proxied:
