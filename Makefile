@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults fuzz torture bench bench-quick check lint format types coverage clean
+.PHONY: help install run test faults containers fuzz torture bench bench-quick check lint format types coverage clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,10 +37,13 @@ run: .venv/installed ## Run the service with its own PostgreSQL, ready to be cal
 	@$(BIN)/python -m bulk_metadata.demo
 
 test: .venv/installed ## Run the tests on a real PostgreSQL, all but the long ones
-	@$(BIN)/pytest -m 'not faults and not benchmarks and not browser'
+	@$(BIN)/pytest -m 'not faults and not benchmarks and not browser and not containers'
 
 faults: .venv/installed ## Run the fault tests, which kill, freeze and cut off, for minutes
 	@$(BIN)/pytest -m faults
+
+containers: .venv/installed ## Run the service in containers, where there is Docker
+	@$(BIN)/pytest -m containers
 
 # The seed is printed, and with it the same search can be run again.
 fuzz: export FUZZ_EXAMPLES ?= 20000
@@ -73,7 +76,7 @@ types: .venv/installed-benchmarks .venv/installed-browser ## Check types
 
 coverage: .venv/installed-benchmarks .venv/installed-browser ## Run the tests and show that they reach every branch
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage run -m pytest -m 'not containers'
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
