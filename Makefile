@@ -43,7 +43,7 @@ faults: .venv/installed ## Run the fault tests, which kill, freeze and cut off, 
 	@$(BIN)/pytest -m faults
 
 containers: .venv/installed ## Run the service in containers, where there is Docker
-	@$(BIN)/pytest -m containers
+	@$(BIN)/pytest tests/containers
 
 # The seed is printed, and with it the same search can be run again.
 fuzz: export FUZZ_EXAMPLES ?= 20000

@@ -1,7 +1,7 @@
 """The project of deploy/compose.yaml, built from this tree and run as it is shipped.
 
 Its images are those that compose.yaml and the Dockerfile name, or BASE_IMAGE,
-POSTGRES_IMAGE, NGINX_IMAGE and PROMETHEUS_IMAGE.
+POSTGRES_IMAGE, NGINX_IMAGE, PROMETHEUS_IMAGE and GRAFANA_IMAGE.
 """
 
 import json
@@ -43,6 +43,7 @@ class Project:
     environment: dict[str, str]
     port: int
     prometheus_port: int
+    grafana_port: int
     engine: docker.DockerClient
 
     def run(self, *arguments: str) -> str:
@@ -53,7 +54,7 @@ class Project:
         """Run one of the service's commands, as the database's owner."""
         return self.run("run", "--rm", "-T", *options, "schema", "flask", *arguments)
 
-    def has(self, service: str) -> None:
+    def need(self, service: str) -> None:
         """Skip the test if the image of ``service`` is not to be had."""
         config = self.run("--profile", "monitoring", "config")
         [image] = re.findall(
@@ -61,6 +62,11 @@ class Project:
         )
         if not can_run(image):
             pytest.skip(f"the Docker engine has no image {image} and cannot pull it")
+
+    def watch(self, service: str) -> None:
+        """Start one of those that watch the service, or skip the test."""
+        self.need(service)
+        self.run("--profile", "monitoring", "up", "--detach", "--no-deps", service)
 
     @property
     def replicas(self) -> list[Container]:
@@ -119,6 +125,12 @@ def find(candidates: list[list[str]], *arguments: str, says: str = "") -> list[s
     return []
 
 
+def base_image() -> str:
+    """Return the image that the service's is built on."""
+    [image] = re.findall("^ARG BASE_IMAGE=(.+)", DOCKERFILE.read_text(), re.M)
+    return str(image)
+
+
 @contextmanager
 def project(replicas: int) -> Iterator[Project]:
     """Build the service's image and start the project, all but what watches it."""
@@ -131,13 +143,12 @@ def project(replicas: int) -> Iterator[Project]:
         pytest.skip("there is neither docker compose nor docker-compose")
     if not find([client], "ps"):
         pytest.skip("no Docker engine answers")
-    [base] = re.findall("^ARG BASE_IMAGE=(.+)", DOCKERFILE.read_text(), re.M)
-    base = os.environ.get("BASE_IMAGE", base)
+    base = os.environ.get("BASE_IMAGE", base_image())
     if not can_run(base):
         pytest.skip(f"the Docker engine has no image {base} and cannot pull it")
 
     name = f"bulk-metadata-test-{os.getpid()}"
-    port, prometheus_port = free_port(), free_port()
+    port, prometheus_port, grafana_port = free_port(), free_port(), free_port()
     environment = {
         "COMPOSE_FILE": str(COMPOSE_FILE),
         "COMPOSE_PROJECT_NAME": name,
@@ -145,14 +156,17 @@ def project(replicas: int) -> Iterator[Project]:
         "BASE_IMAGE": base,
         "LISTEN": f"127.0.0.1:{port}",
         "PROMETHEUS_LISTEN": f"127.0.0.1:{prometheus_port}",
+        "GRAFANA_LISTEN": f"127.0.0.1:{grafana_port}",
         # Characters that an URL, a shell or SQL would take for something else.
         "POSTGRES_PASSWORD": f"'@:/?#$ %{secrets.token_hex()}",
         "SERVICE_PASSWORD": f"'@:/?#$ %{secrets.token_hex()}",
     }
     with closing(docker.from_env()) as engine:
-        started = Project(name, compose, environment, port, prometheus_port, engine)
+        started = Project(
+            name, compose, environment, port, prometheus_port, grafana_port, engine
+        )
         for service in ("postgres", "nginx"):
-            started.has(service)
+            started.need(service)
         build(client, base, name)
         try:
             started.run(

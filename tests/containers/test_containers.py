@@ -8,7 +8,15 @@ import pytest
 from docker.models.containers import Container
 
 from tests.callers import CLIENTS, IDENTIFIERS, Callers
-from tests.containers.project import Project, get, health, project, requests
+from tests.containers.project import (
+    COMPOSE_FILE,
+    Project,
+    base_image,
+    get,
+    health,
+    project,
+    requests,
+)
 from tests.faults.cluster import wait_until
 from tests.service import PATH
 
@@ -66,6 +74,10 @@ def wait_until_healthy(replica: Container) -> None:
 def statuses(replica: Container) -> list[int]:
     """Return the statuses of the calls that it has answered."""
     return [line["status"] for line in requests(replica) if line["path"] == PATH]
+
+
+def test_all_build_on_the_same_image() -> None:
+    assert f"${{BASE_IMAGE:-{base_image()}}}" in COMPOSE_FILE.read_text()
 
 
 def test_the_example_through_nginx(site: Project, callers: Callers) -> None:
@@ -156,23 +168,30 @@ def come_back(replica: Container) -> None:
     wait_until(lambda: len(statuses(replica)) > before, "calls")
 
 
-def test_prometheus_finds_all_replicas(site: Project, callers: Callers) -> None:
-    site.has("prometheus")
+def test_prometheus_finds_all_replicas_and_the_alerts(
+    site: Project, callers: Callers
+) -> None:
+    site.watch("prometheus")
     assert callers.post(EXAMPLE).status == 200
-    site.run("--profile", "monitoring", "up", "--detach", "--no-deps", "prometheus")
+    url = f"http://127.0.0.1:{site.prometheus_port}/api/v1"
 
     def query(expression: str) -> list[str]:
-        url = f"http://127.0.0.1:{site.prometheus_port}/api/v1/query?query={expression}"
-        answer = get(url) or {"data": {"result": []}}
+        answer = get(f"{url}/query?query={expression}") or {"data": {"result": []}}
         return [result["value"][1] for result in answer["data"]["result"]]
 
     wait_until(lambda: query('up{job="bulk-metadata"}') == ["1", "1"], "two targets")
-    wait_until(
-        lambda: [
-            count
-            for count in query('sum(bulk_metadata_requests_total{status="200"})')
-            if float(count) > 0
-        ],
-        "calls to be counted",
-    )
     assert query("count(bulk_metadata_build_info)") == ["2"]
+    [calls] = query('sum(bulk_metadata_requests_total{status="200"})')
+    assert float(calls) > 0
+    [group] = get(f"{url}/rules")["data"]["groups"]
+    assert "BulkMetadataDown" in [rule["name"] for rule in group["rules"]]
+
+
+def test_grafana_has_the_dashboard(site: Project) -> None:
+    site.watch("grafana")
+    url = f"http://127.0.0.1:{site.grafana_port}/api/search?type=dash-db"
+
+    def titles() -> list[str]:
+        return [dashboard["title"] for dashboard in get(url) or []]
+
+    wait_until(lambda: titles() == ["Bulk device metadata"], "the dashboard")
