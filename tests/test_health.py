@@ -42,9 +42,9 @@ def test_a_database_out_of_reach(
 SCHEMA = "The schema is missing or out of date: run flask init-db"
 
 
-def test_a_database_without_tables(config: Config) -> None:
-    elsewhere = make_dsn(config.database_url, dbname="template1")
-    assert get(replace(config, database_url=elsewhere), "/readyz") == not_ready(SCHEMA)
+def test_a_database_without_tables(direct_url: str) -> None:
+    elsewhere = Config(make_dsn(direct_url, dbname="template1"))
+    assert get(elsewhere, "/readyz") == not_ready(SCHEMA)
 
 
 def test_a_schema_that_is_too_old(config: Config, cursor: Cursor) -> None:
@@ -56,11 +56,9 @@ def test_a_schema_that_is_too_old(config: Config, cursor: Cursor) -> None:
         cursor.execute("GRANT SELECT (id) ON api_keys TO bulk_metadata_service")
 
 
-def test_a_server_that_only_reads(config: Config) -> None:
-    url = make_dsn(config.database_url, options="-c default_transaction_read_only=on")
-    assert get(replace(config, database_url=url), "/readyz") == not_ready(
-        "PostgreSQL only reads"
-    )
+def test_a_server_that_only_reads(direct_url: str) -> None:
+    standby = make_dsn(direct_url, options="-c default_transaction_read_only=on")
+    assert get(Config(standby), "/readyz") == not_ready("PostgreSQL only reads")
 
 
 def test_a_server_that_never_answers(config: Config) -> None:

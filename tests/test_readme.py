@@ -139,21 +139,20 @@ def test_the_health_table(service: Service) -> None:
         assert on_api == (404 if path == "/metrics" else 200)
 
 
-def test_why_it_is_not_ready(config: Config) -> None:
+def test_why_it_is_not_ready(direct_url: str) -> None:
     """Each reason against readiness has its row in the runbook."""
     runbook = README.split("| what you see | what it means | what to do |\n")[1]
     seen = "\n".join(re.findall(r"^\| (.+?) \|", runbook, re.MULTILINE))
     sentences = set(re.findall(r"`([A-Z].+?)`", seen))
     only_reads = "-c default_transaction_read_only=on"
-    url = config.database_url
     with socket.create_server(("127.0.0.1", 0)) as silent:
         urls = [
-            make_dsn(url, dbname="template1"),
-            make_dsn(url, options=only_reads),
+            make_dsn(direct_url, dbname="template1"),
+            make_dsn(direct_url, options=only_reads),
             "postgresql://127.0.0.1:1/down",
             f"postgresql://127.0.0.1:{silent.getsockname()[1]}/silent",
         ]
-        apps = [create_app(replace(config, database_url=url)) for url in urls]
+        apps = [create_app(Config(url)) for url in urls]
         answers = [app.test_client().get("/readyz") for app in apps]
     reasons = {answer.json["error"] for answer in answers if answer.json}
     assert len(reasons) == 4

@@ -153,7 +153,7 @@ def test_a_refusal_is_shown_and_not_repeated(
 
 def test_a_500_that_passes_is_repeated(
     run: Run,
-    service_url: str,
+    direct_url: str,
     acme: Organization,
     key_file: Path,
     tmp_path: Path,
@@ -164,7 +164,7 @@ def test_a_500_that_passes_is_repeated(
     acme.cursor.execute(f"ALTER ROLE {LOGIN['user']} NOLOGIN")
     try:
         with (
-            run_service(tmp_path / "log", DATABASE_URL=service_url) as service,
+            run_service(tmp_path / "log", DATABASE_URL=direct_url) as service,
             ThreadPoolExecutor() as executor,
         ):
             call = executor.submit(run, at(service), REPLACE)
@@ -380,10 +380,9 @@ def log_reason(config: Config, statement: str) -> str:
     return str(caught.value)
 
 
-def test_the_reasons_are_those_of_the_log(config: Config) -> None:
-    read_only = make_dsn(
-        config.database_url, options="-c default_transaction_read_only=on"
-    )
+def test_the_reasons_are_those_of_the_log(direct_url: str) -> None:
+    config = Config(direct_url)
+    read_only = make_dsn(direct_url, options="-c default_transaction_read_only=on")
     down = "postgresql://127.0.0.1:1/down"
     sleep = "SET statement_timeout = 1; SELECT pg_sleep(60)"
     update = "UPDATE devices SET device_metadata = '{}' WHERE false"

@@ -116,7 +116,7 @@ def create_database(owner_url: str) -> Iterator[Create]:
 
 
 @pytest.fixture(scope="module")
-def fresh(create_database: Create, service_url: str) -> dict[str, Any]:
+def fresh(create_database: Create, direct_url: str) -> dict[str, Any]:
     """The catalogs of a database that init-db has just made."""
     url = create_database("fresh")
     assert init_db(url) == ready(url)
@@ -234,13 +234,13 @@ RETURNING devices.identifier, devices.id
 """
 
 
-def write(connection: Connection, service_url: str) -> None:
+def write(connection: Connection, direct_url: str) -> None:
     """Update a device as the older service does, which gives up waiting."""
     with connection.cursor() as cursor:
         [[organization_id]] = select(
             cursor, "SELECT id FROM organizations WHERE name = 'Acme'"
         )
-    url = make_dsn(service_url, dbname=connection.info.dbname)
+    url = make_dsn(direct_url, dbname=connection.info.dbname)
     with (
         closing(connect_service(Config(database_url=url))) as service,
         service.cursor() as cursor,
@@ -282,10 +282,10 @@ def test_an_older_init_db_takes_nothing_back(
 
 
 def test_release_1_0_0_works_on_the_new_schema(
-    database: str, service_url: str, fresh: dict[str, Any]
+    database: str, direct_url: str, fresh: dict[str, Any]
 ) -> None:
     init_db(database)
-    url = make_dsn(service_url, dbname=parse_dsn(database)["dbname"])
+    url = make_dsn(direct_url, dbname=parse_dsn(database)["dbname"])
     with closing(connect(database)) as owner, closing(connect(url)) as service:
         acme = Organization(owner.cursor(), "Acme")
         acme.insert("SN-1")
@@ -302,10 +302,10 @@ def test_release_1_0_0_works_on_the_new_schema(
 
 
 def test_a_new_service_waits_for_the_new_schema(
-    older: Connection, database: str, service_url: str
+    older: Connection, database: str, direct_url: str
 ) -> None:
     """It is not ready, and says why, so a roll-out stops at the first replica."""
-    url = make_dsn(service_url, dbname=older.info.dbname)
+    url = make_dsn(direct_url, dbname=older.info.dbname)
     client = create_app(Config(database_url=url)).test_client()
     answer = client.get("/readyz")
     assert answer.status_code == 503
@@ -327,18 +327,18 @@ def test_a_writer_that_is_not_done_keeps_no_upgrade_waiting(
 
 
 def test_an_upgrade_that_is_not_done_keeps_no_writer_waiting(
-    older: Connection, database: str, service_url: str
+    older: Connection, database: str, direct_url: str
 ) -> None:
     with closing(connect(database)) as owner, owner.cursor() as cursor:
         cursor.execute("BEGIN")
         apply_schema(cursor)
-        write(older, service_url)
+        write(older, direct_url)
         cursor.execute("COMMIT")
 
 
 @pytest.mark.parametrize("mode", ["SHARE UPDATE EXCLUSIVE", "ACCESS EXCLUSIVE"])
 def test_an_upgrade_that_gets_no_lock_says_so_and_changes_nothing(
-    mode: str, first: Connection, database: str, service_url: str
+    mode: str, first: Connection, database: str, direct_url: str
 ) -> None:
     """The one is what VACUUM holds, the other what rewrites a table."""
     with first.cursor() as cursor, closing(connect(database)) as other:
@@ -360,13 +360,13 @@ def test_an_upgrade_that_gets_no_lock_says_so_and_changes_nothing(
 
 
 def test_an_upgrade_that_waits_keeps_no_writer_waiting_and_tries_again(
-    first: Connection, database: str, service_url: str, fresh: dict[str, Any]
+    first: Connection, database: str, direct_url: str, fresh: dict[str, Any]
 ) -> None:
     with first.cursor() as cursor, closing(connect(database)) as other:
         other.cursor().execute("BEGIN; LOCK devices IN SHARE UPDATE EXCLUSIVE MODE")
         with start_init_db(database) as process:
             attempt = waiting(cursor)
-            write(first, service_url)
+            write(first, direct_url)
             waiting(cursor, besides=attempt)
             other.cursor().execute("ROLLBACK")
             assert end(process) == ready(database)
