@@ -121,10 +121,12 @@ def test_metrics_are_not_on_the_apis_port(service: Service) -> None:
 
 
 @contextmanager
-def waiting_call(service: Service, acme: Organization) -> Iterator[Future[Answer]]:
+def waiting_call(
+    service: Service, acme: Organization, owner_url: str
+) -> Iterator[Future[Answer]]:
     """Have a call wait for a device that another transaction holds."""
     acme.insert("SN-1")
-    locker = connect(acme.cursor.connection.dsn)
+    locker = connect(owner_url)
     with locker.cursor() as cursor, ThreadPoolExecutor(1) as executor:
         cursor.execute("BEGIN")
         cursor.execute("SELECT FROM devices FOR UPDATE")
@@ -138,11 +140,11 @@ def waiting_call(service: Service, acme: Organization) -> Iterator[Future[Answer
 
 
 def test_it_answers_while_every_thread_waits(
-    service_url: str, acme: Organization, tmp_path: Path
+    service_url: str, owner_url: str, acme: Organization, tmp_path: Path
 ) -> None:
     settings = {"DATABASE_URL": service_url, "WORKERS": "1", "THREADS": "1"}
     with run_service(tmp_path / "log", **settings) as service:
-        with waiting_call(service, acme) as call:
+        with waiting_call(service, acme, owner_url) as call:
             assert get(service, "/healthz").json() == {"status": "ok"}
             answer = get(service, "/readyz")
             assert answer.json() == {"error": "All connections are in use"}
@@ -156,12 +158,12 @@ def test_it_answers_while_every_thread_waits(
 
 
 def test_a_dead_worker_leaves_its_counts_and_nothing_else(
-    alone: Service, acme: Organization
+    alone: Service, acme: Organization, owner_url: str
 ) -> None:
     before = workers(alone)
     for _ in range(10):
         alone.request("{}", {"x-api-key": acme.key})
-    with waiting_call(alone, acme) as call:
+    with waiting_call(alone, acme, owner_url) as call:
         for pid in before:
             os.kill(pid, signal.SIGKILL)
         with pytest.raises((ConnectionError, OSError)):
