@@ -9,10 +9,10 @@ The way of one request, in reading order; no step calls back:
     queries.py      the two statements -> {identifier: device id}
     response.py     one result for each identifier, in the body's order
 
-Around it: config.py (settings), database.py and connection.py (the pool, and what is in
-it), errors.py (what becomes of an error), worker.py (gunicorn's own refusals as JSON),
-watchdog.py (a limit for waits that have none), api_key.py (what a key looks like),
-jsonb.py (what PostgreSQL can hold).
+Around it: config.py (settings), database.py, place.py and connection.py (the pool, the
+places in it, and what is in those), errors.py (what becomes of an error), worker.py
+(gunicorn's own refusals as JSON), watchdog.py (a limit for waits that have none),
+api_key.py (what a key looks like), jsonb.py (what PostgreSQL can hold).
 
 What can be seen of it: record.py (what is known of a request), observe.py (what its
 answer leaves behind: request_log.py, metrics.py), health.py (alive? ready?),
