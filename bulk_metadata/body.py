@@ -8,10 +8,7 @@ import msgspec
 from gunicorn.http.errors import ParseException
 
 from bulk_metadata.errors import ApiError
-
-# A JSON value as it stands in the body: a piece of it, not a copy. Floats would not
-# keep every digit of every number.
-JsonText = msgspec.Raw
+from bulk_metadata.json_text import ANY_VALUE, MEMBERS, JsonText, check_utf8
 
 
 class Body(TypedDict):
@@ -21,11 +18,6 @@ class Body(TypedDict):
 
 
 BODY = msgspec.json.Decoder(Body)
-MEMBERS = msgspec.json.Decoder(dict[str, JsonText])
-ANY_VALUE = msgspec.json.Decoder(JsonText)
-
-# Bytes whose UTF-8 is checked at a time: they stay in the processor's cache.
-UTF8_PIECE = 65_536
 
 # What a stream raises when the client is gone, or its chunks are malformed: PEP 3333
 # has no word for that, so gunicorn has its own.
@@ -59,7 +51,7 @@ def parse_body(body: bytes) -> Body | dict[str, JsonText] | JsonText:
     """
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
-        check_utf8(body)  # msgspec leaves that out for what it leaves as text
+        check_utf8(body)
         for decoder in (BODY, MEMBERS):
             # Something of another type, found as soon as it comes: what follows must be
             # JSON all the same, and may be a second "devices".
@@ -68,17 +60,6 @@ def parse_body(body: bytes) -> Body | dict[str, JsonText] | JsonText:
         return ANY_VALUE.decode(body)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         raise invalid_json() from None
-
-
-def check_utf8(text: bytes) -> None:
-    """Raise UnicodeDecodeError if ``text`` is not UTF-8.
-
-    Piece by piece: one emoji would make a string of all of it four times as large.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for start in range(0, len(text), UTF8_PIECE):
-        decoder.decode(text[start : start + UTF8_PIECE])
-    decoder.decode(b"", final=True)
 
 
 def invalid_json() -> ApiError:

@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple
 import click
 import msgspec
 
-from bulk_metadata.body import ANY_VALUE
+from bulk_metadata.json_text import ANY_VALUE
 from bulk_metadata.jsonb import refusal
 
 # A line, or a CSV cell, is held in memory: a quote that is never closed must not read
