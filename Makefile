@@ -4,14 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults containers fuzz torture bench bench-quick check lint format types coverage clean
+.PHONY: help install run test faults containers fuzz torture bench bench-quick bench-push check lint format types coverage clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
 
 install: .venv/installed ## Install everything into .venv
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-client.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo 'Python 3.11 or newer is needed; name one like this: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
@@ -60,6 +60,9 @@ bench: .venv/installed-benchmarks ## Measure everything, for a quarter of an hou
 
 bench-quick: .venv/installed-benchmarks ## Measure the essentials, in under two minutes
 	@$(BIN)/python -m benchmarks --effort quick .data/benchmarks
+
+bench-push: .venv/installed-benchmarks ## Push a fleet of a million from a file, for two minutes
+	@$(BIN)/python -m benchmarks.push
 
 check: lint types coverage ## Run everything that must be right before a commit
 

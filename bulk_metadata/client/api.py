@@ -1,0 +1,221 @@
+"""One call: sent, tried again while that may help, and its answer judged."""
+
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import urllib3
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, SSLError
+
+PATH = "/api/ext-v1/device/bulk-metadata"
+
+# May be over in a moment: the service's own 500, and what proxies before it say.
+PASSING = (429, 500, 502, 503, 504)
+
+# What is answered to a body that has something in it that the API does not take.
+REFUSALS = (400, 413)
+
+# Seconds. The API answers within 15 at the worst, and proxies let calls wait.
+CONNECT_TIMEOUT = 10
+READ_TIMEOUT = 60
+
+# Seconds before the next attempt: random, up to 0.5, 1, 2, 4, ... and 30.
+BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
+# A longer Retry-After is taken for this: asking once an hour is no burden.
+LONGEST_RETRY_AFTER = 3600
+
+# No devices: answered without a look at the database, and never written.
+PROBE = b'{"devices":{}}'
+
+
+class Refused(Exception):
+    """The API does not take this body, or one of the devices in it."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Unanswered(Exception):
+    """No answer in all attempts; the message is why the last one failed."""
+
+    def __init__(self, reason: str, retry_after: float = 0) -> None:
+        super().__init__(reason)
+        #: Seconds that the server asks to be left alone.
+        self.retry_after = retry_after
+
+
+class Hopeless(Exception):
+    """No call can succeed: a wrong key, a wrong address. The message says which."""
+
+
+class DeviceResult(msgspec.Struct, rename="camel", gc=False):
+    """What the API says of one device."""
+
+    identifier: str
+    device_id: str
+    status: Literal["updated", "not_found"]
+
+
+class Answer(msgspec.Struct, rename="camel"):
+    """The body of a 200, as far as it matters."""
+
+    results: list[DeviceResult]
+    dry_run: bool = False
+
+
+class Error(msgspec.Struct):
+    """The body of any other answer."""
+
+    error: str
+
+
+ANSWER = msgspec.json.Decoder(Answer)
+ERROR = msgspec.json.Decoder(Error)
+
+# What became of devices, by identifier: their ids and statuses.
+Results = dict[str, tuple[str, str]]
+
+
+def endpoint(url: str) -> str:
+    """Return the address of the API that ``url`` leads to: its host's, or a proxy's
+    prefix, or the whole address. Raises ValueError if it is no such address."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be like https://host or http://host:8000")
+    if parts.query or parts.fragment or parts.username:
+        raise ValueError("must be an address alone: no user, no query")
+    return parts.geturl().rstrip("/").removesuffix(PATH) + PATH
+
+
+class Api:
+    """The API, over connections that are kept. May be used by several threads."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        dry_run: bool,
+        connections: int,
+        attempts: int,
+        stop: threading.Event,
+        on_retry: Callable[[str], None],
+    ) -> None:
+        """``url`` is an endpoint's. Once ``stop`` is set nothing is tried again.
+        ``on_retry`` is told why, before each attempt but a call's first."""
+        self._pool = urllib3.connection_from_url(
+            url,
+            maxsize=connections,
+            block=True,
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT),
+            headers={"x-api-key": key, "Content-Type": "application/json"},
+        )
+        self._path = urlsplit(url).path
+        self._dry_run = dry_run
+        self._on_retry = on_retry
+        self._retrying = Retrying(
+            retry=retry_if_exception_type(Unanswered),
+            wait=_pause,
+            stop=stop_after_attempt(attempts) | stop_when_event_set(stop),
+            sleep=sleep_using_event(stop),
+            before_sleep=self._before_retry,
+            reraise=True,
+        )
+
+    def replace(self, body: bytes) -> Results:
+        """Make the call, and return what became of its devices.
+
+        Raises Refused, Unanswered or Hopeless.
+        """
+        answer = self._retrying(self._call, body)
+        updated = "would_update" if self._dry_run else "updated"
+        return {
+            result.identifier: (
+                result.device_id,
+                updated if result.status == "updated" else result.status,
+            )
+            for result in answer.results
+        }
+
+    def check_dry_run(self) -> None:
+        """Make sure that the service knows what a dry run is: one that does not would
+        write. Raises Unanswered, or Hopeless if it does not."""
+        try:
+            self._retrying(self._post, PROBE, "?dryRun=is-it-known")
+        except Refused as error:
+            if "dryRun" in str(error):
+                return
+        raise Hopeless("This service is too old for a dry run. Nothing was sent.")
+
+    def _call(self, body: bytes) -> Answer:
+        data = self._post(body, "?dryRun=true" if self._dry_run else "")
+        try:
+            answer = ANSWER.decode(data)
+        except msgspec.DecodeError as error:
+            raise Unanswered(f"200, but not the API's answer: {error}") from None
+        if answer.dry_run != self._dry_run:
+            raise Hopeless("The service did not keep to what a dry run is.")
+        return answer
+
+    def _post(self, body: bytes, query: str) -> bytes:
+        """Return the body of a 200."""
+        try:
+            response = self._pool.request(
+                "POST", self._path + query, body=body, retries=False, redirect=False
+            )
+        except (SSLError, LocationParseError) as error:
+            raise Hopeless(f"No connection: {error}") from None
+        except HTTPError as error:
+            raise Unanswered(str(error)) from None
+        if response.status == HTTPStatus.OK:
+            return response.data
+        sentence = _sentence(response)
+        if response.status in PASSING:
+            raise Unanswered(sentence, _retry_after(response))
+        if response.status in REFUSALS:
+            raise Refused(response.status, sentence)
+        raise Hopeless(sentence)
+
+    def _before_retry(self, state: RetryCallState) -> None:
+        self._on_retry(str(_failure(state)))
+
+
+def _failure(state: RetryCallState) -> BaseException | None:
+    """Return what the last attempt raised."""
+    return state.outcome.exception() if state.outcome else None
+
+
+def _pause(state: RetryCallState) -> float:
+    """Return the seconds until the next attempt: not all at once, so random, even when
+    the server names a time."""
+    return getattr(_failure(state), "retry_after", 0) + BACKOFF(state)
+
+
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
+    try:
+        seconds = urllib3.Retry().get_retry_after(response)
+    except InvalidHeader:
+        seconds = None
+    return min(seconds or 0, LONGEST_RETRY_AFTER)
+
+
+def _sentence(response: urllib3.BaseHTTPResponse) -> str:
+    """Return what an error answer says, for people."""
+    try:
+        return f"{response.status}: {ERROR.decode(response.data).error}"
+    except msgspec.DecodeError:
+        # A proxy's page: its status says more.
+        return f"{response.status} {response.reason}"

@@ -1,0 +1,45 @@
+"""The check: all that is wrong with the file, before anything is sent."""
+
+import threading
+from collections.abc import Iterable
+
+from bulk_metadata.client.display import Display
+from bulk_metadata.client.journal import Journal
+from bulk_metadata.client.reader import Chunk
+from bulk_metadata.client.source import Source
+
+
+class Unsound(Exception):
+    """The file cannot be sent as it is; the message says how much is wrong."""
+
+
+def check(
+    source: Source,
+    chunks: Iterable[Chunk],
+    journal: Journal,
+    display: Display,
+    stop: threading.Event,
+) -> None:
+    """Enter the devices of ``chunks``, read from ``source``, into the journal.
+
+    Raises Unsound once all problems are shown, if there are any; and KeyboardInterrupt
+    when ``stop`` is set.
+    """
+    display.begin("Checking", "bytes", source.size)
+    with journal.checking():
+        wrong = 0
+        for chunk in chunks:
+            journal.list(chunk.devices)
+            wrong += len(chunk.problems)
+            for problem in chunk.problems:
+                display.problem(problem)
+            display.update(source.position)
+            if stop.is_set():
+                raise KeyboardInterrupt
+        for problem in journal.repeats():
+            wrong += 1
+            display.problem(problem)
+        if wrong:
+            raise Unsound(f"{wrong:,} problems. Nothing was sent.")
+        if not journal.counts():
+            raise Unsound("There is no device. Nothing was sent.")

@@ -1,0 +1,135 @@
+"""Sending: batches are sent, several at once, and what comes of each is noted."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from http import HTTPStatus
+from typing import NamedTuple
+
+from bulk_metadata.client.api import Api, Hopeless, Refused, Results, Unanswered
+from bulk_metadata.client.batch import Batch, Batcher, halves
+from bulk_metadata.client.device import Device, Problem
+from bulk_metadata.client.display import Display
+from bulk_metadata.client.journal import Journal, Outcome
+
+# Batches made ready beyond those that are under way, so that no thread waits for one.
+AHEAD = 2
+
+
+class Call(NamedTuple):
+    """A call under way."""
+
+    batch: Batch
+    # time.monotonic() when it was handed on.
+    start: float
+
+
+class Sender:
+    """Sends devices, and notes what becomes of them in the journal and the tally."""
+
+    def __init__(
+        self,
+        api: Api,
+        batcher: Batcher,
+        journal: Journal,
+        display: Display,
+        stop: threading.Event,
+    ) -> None:
+        """Sending ends as soon as ``stop`` is set, by whoever."""
+        self._api = api
+        self._batcher = batcher
+        self._journal = journal
+        self._display = display
+        self._stop = stop
+        self._halves: deque[Batch] = deque()
+        self._last_answer = 0.0
+        #: Why it ended before all was sent, if it was not told to.
+        self.failure = ""
+
+    def send(self, devices: Iterable[Device], concurrency: int) -> None:
+        """Send ``devices``, in so many calls at a time. Raises sqlite3.Error."""
+        batches = self._batcher.batches(devices)
+        calls: dict[Future[Results], Call] = {}
+        with ThreadPoolExecutor(concurrency) as executor:
+            while True:
+                while len(calls) < concurrency + AHEAD and (
+                    batch := self._next(batches)
+                ):
+                    call = Call(batch, time.monotonic())
+                    calls[executor.submit(self._api.replace, batch.body)] = call
+                if not calls:
+                    return
+                done, _ = wait(calls, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._settle(calls.pop(future), future)
+                self._display.update(self._display.tally.statuses.total())
+                if self._stop.is_set():
+                    # Those that no thread has begun need not begin.
+                    calls = {f: call for f, call in calls.items() if not f.cancel()}
+
+    def leave_out(self, problems: Sequence[Problem]) -> None:
+        """Show and note what cannot be sent."""
+        for problem in problems:
+            self._display.problem(problem)
+        outcomes = [Outcome(problem.number, "", "invalid") for problem in problems]
+        self._note(problems, outcomes)
+
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        if self._stop.is_set():
+            return None
+        return self._halves.popleft() if self._halves else next(batches, None)
+
+    def _settle(self, call: Call, future: Future[Results]) -> None:
+        """Note what became of a call that has ended."""
+        devices = call.batch.devices
+        try:
+            results = future.result()
+            outcomes = [_outcome(device, results) for device in devices]
+        except Refused as error:
+            self._refuse(call.batch, error)
+        except Unanswered as error:
+            first, last = devices[0].line, devices[-1].line
+            self._display.say(f"No answer for lines {first} to {last}: {error}")
+            self._note(devices, [])
+            # It may be these devices: another program may hold one of them. If no other
+            # call fares better it is not.
+            if self._last_answer < call.start:
+                self._fail(f"no call was answered any more: {error}")
+        except Hopeless as error:
+            self._fail(str(error))
+        else:
+            self._last_answer = time.monotonic()
+            self._note(devices, outcomes)
+
+    def _refuse(self, batch: Batch, error: Refused) -> None:
+        """Send the halves of ``batch``, until it is clear what was refused."""
+        self._last_answer = time.monotonic()
+        if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            self._batcher.lower(len(batch.body) // 2)
+        if len(batch.devices) > 1:
+            self._halves.extend(halves(batch))
+            return
+        [device] = batch.devices
+        self._display.problem(
+            Problem(device.number, device.line, device.identifier, str(error))
+        )
+        self._note(batch.devices, [Outcome(device.number, "", "refused")])
+
+    def _note(
+        self, devices: Sequence[Device | Problem], outcomes: Sequence[Outcome]
+    ) -> None:
+        self._journal.record(devices, outcomes)
+        self._display.tally.statuses.update(outcome.status for outcome in outcomes)
+
+    def _fail(self, reason: str) -> None:
+        self.failure = self.failure or reason
+        self._stop.set()
+
+
+def _outcome(device: Device, results: Results) -> Outcome:
+    """Return what ``results`` says of ``device``. Raises Hopeless if nothing."""
+    if device.identifier not in results:
+        raise Hopeless(f"The answer does not name the device {device.identifier!r}.")
+    return Outcome(device.number, *results[device.identifier])

@@ -1,0 +1,33 @@
+"""Ctrl-C, and SIGTERM: once to end in good order, twice to end at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+
+class Stop(threading.Event):
+    """Set when the run is to end. What is under way is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: The signal that set it, if one did.
+        self.signal = 0
+
+    def on_signals(self, say: Callable[[str], None]) -> None:
+        """Let Ctrl-C and SIGTERM set it, which ``say`` is told."""
+
+        def end() -> None:
+            self.set()
+            say("Ending, once the calls under way are answered. Again: at once.")
+
+        def handle(number: int, _: object) -> None:
+            if self.signal:
+                # The journal has what was answered: nothing is lost.
+                os._exit(128 + number)
+            self.signal = number
+            # Not here: the thread that was interrupted may hold the lock.
+            threading.Thread(target=end).start()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handle)
