@@ -12,13 +12,14 @@ The way of one request, in reading order; no step calls back:
 Around it: config.py (settings), database.py, place.py and connection.py (the pool, the
 places in it, and what is in those), errors.py (what becomes of an error), worker.py
 (gunicorn's own refusals as JSON), watchdog.py (a limit for waits that have none),
-api_key.py (what a key looks like), jsonb.py (what PostgreSQL can hold).
+api_key.py (what a key looks like), json_text.py (JSON as it stands), jsonb.py (what
+PostgreSQL can hold).
 
 What can be seen of it: record.py (what is known of a request), observe.py (what its
 answer leaves behind: request_log.py, metrics.py), health.py (alive? ready?),
 operations.py (the port for metrics and health), shared_metrics.py and metrics_folder.py
-(the metrics of all workers). For operators: commands/. For a machine with only Python:
-demo/.
+(the metrics of all workers). For operators: commands/. For whoever sends a whole fleet:
+client/. For a machine with only Python: demo/.
 """
 
 __version__ = "1.1.0"

@@ -1,0 +1,59 @@
+"""Scripts that the documents tell an operator to type."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.cluster import BINARIES
+
+# The embedded server's psql is good enough where there is no other.
+PROGRAMS = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"], str(BINARIES)]
+)
+
+
+# More digits than a double has.
+NUMBER = "12345678901234567890.123456789012345678901234567890"
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise TimeoutError(condition)
+
+
+def snippets(document: str, heading: str, language: str = "sh") -> list[str]:
+    """Return what stands in the section to be typed."""
+    section = document.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.+?)```", section, re.DOTALL)
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def runner(folder: Path) -> Run:
+    """Return what runs a script in ``folder``; skip if it needs what is not there."""
+    for program in ("curl", "jq", "psql"):
+        if not shutil.which(program, path=PROGRAMS):
+            pytest.skip(f"{program} is not installed")
+
+    def run(*script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", "".join(script)],
+            cwd=folder,
+            env={**os.environ, "PATH": PROGRAMS, **variables},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    return run
