@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults containers fuzz torture bench bench-quick bench-push check lint format types coverage clean
+.PHONY: help install run test faults containers fuzz torture bench bench-quick bench-push picture check lint format types coverage clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -63,6 +63,9 @@ bench-quick: .venv/installed-benchmarks ## Measure the essentials, in under two 
 
 bench-push: .venv/installed-benchmarks ## Push a fleet of a million from a file, for two minutes
 	@$(BIN)/python -m benchmarks.push
+
+picture: .venv/installed-benchmarks ## Push a fleet and draw the terminal; writes docs/push.svg
+	@$(BIN)/python -m benchmarks.picture
 
 check: lint types coverage ## Run everything that must be right before a commit
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import click
@@ -69,7 +69,8 @@ def time_push(file: Path, port: int, key: str) -> tuple[float, float]:
     )
     most = 0.0
     while process.poll() is None:
-        most = max(most, peak(psutil.Process(process.pid)))
+        with suppress(ValueError):  # it has ended in this very moment
+            most = peak(psutil.Process(process.pid))
         time.sleep(LOOK)
     if process.returncode:
         raise click.ClickException(f"The client ended with {process.returncode}.")
@@ -78,9 +79,9 @@ def time_push(file: Path, port: int, key: str) -> tuple[float, float]:
 
 @click.command()
 @click.option("--devices", default=1_000_000, show_default=True)
-@click.option("--rounds", default=2, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
 def main(devices: int, rounds: int) -> None:
-    """Push a fleet of so many devices from a file."""
+    """Measure both, in turn, for a fleet of so many devices."""
     with tempfile.TemporaryDirectory(prefix="bulk-metadata-bench-") as name:
         folder = Path(name)
         click.echo(f"Creating a fleet of {devices:,} devices ...")

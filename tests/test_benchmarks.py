@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from click import ClickException
 
-from benchmarks import comparison, peers
+from benchmarks import comparison, peers, push
 from benchmarks.client import Client, Refused
 from benchmarks.fleet import Fleet, body, documents
 from benchmarks.load import Bursts, measure_load
@@ -49,6 +51,52 @@ def test_the_least_of_it(tmp_path: Path) -> None:
         assert (f"| {peer.title} |" in report) == (peer.title in written)
         # Only Node may be missing where there is Python and a network.
         assert peer.title in written or peer.runs_on_node
+
+
+def test_a_fleet_is_pushed_beside_bare_statements() -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmarks.push", "--devices", "1500", "--rounds", "1"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stdout
+    *_, bare, summary, client = process.stdout.splitlines()
+    assert re.fullmatch(r"bare statements +[\d.]+ s", bare)
+    assert json.loads(summary)["summary"]["updated"] == 1500
+    assert re.fullmatch(
+        r"client +[\d.]+ s, [\d.]+ x, [\d,]+ devices/s, \d+ MiB at most", client
+    )
+
+
+def test_a_push_that_fails_is_no_figure(
+    fleet: Fleet, service: Service, tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.ndjson"
+    push.write_file(fleet, file)
+    with pytest.raises(ClickException, match=r"^The client ended with 1\.$"):
+        push.time_push(file, service.port, "wrong")
+
+
+def test_the_terminal_of_a_push_is_drawn(tmp_path: Path) -> None:
+    picture = tmp_path / "push.svg"
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.picture", "--devices", "2000", picture],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        check=True,
+        timeout=300,
+    )
+    # S314: the file is our own.
+    written = "".join(ET.parse(picture).getroot().itertext())  # noqa: S314
+    shown = written.replace("\xa0", " ")
+    assert "$ python -m bulk_metadata.client push fleet.csv --url " in shown
+    assert "Sending" in shown
+    assert "2,000 updated" in shown
+    assert "1 not found" in shown
+    # It loads nothing from elsewhere.
+    assert "url(http" not in picture.read_text()
 
 
 @pytest.fixture

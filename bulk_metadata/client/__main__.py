@@ -19,7 +19,7 @@ from bulk_metadata.client.push import Plan, push
 from bulk_metadata.client.reader import FORMATS, READERS
 from bulk_metadata.client.results import SUFFIXES
 from bulk_metadata.client.source import STDIN, Source
-from bulk_metadata.client.stop import Stop
+from bulk_metadata.client.stop import Stop, Stopped
 from bulk_metadata.client.summary import Summary
 
 KEY_VARIABLE = "BULK_METADATA_API_KEY"
@@ -107,12 +107,12 @@ def push_command(
     journal = results.with_name(f"{results.name}.journal")
     stop = Stop()
     start = time.monotonic()
-    with errors_shown(journal), make_display(name, quiet, as_json) as display:
+    with errors_shown(journal, stop), make_display(name, quiet, as_json) as display:
         stop.on_signals(display.say)
         plan = Plan(
             Source(file),
             file_format or format_of(file),
-            endpoint(url),
+            address_of(url),
             key,
             results,
             journal,
@@ -130,7 +130,7 @@ def push_command(
 
 
 @contextmanager
-def errors_shown(journal: Path) -> Iterator[None]:
+def errors_shown(journal: Path, stop: Stop) -> Iterator[None]:
     """Let errors end the command with their sentence."""
     try:
         yield
@@ -138,6 +138,9 @@ def errors_shown(journal: Path) -> Iterator[None]:
         raise click.ClickException(str(error)) from None
     except sqlite3.Error as error:
         raise click.ClickException(f"{journal}: {error}") from None
+    except Stopped:
+        click.echo("Ended before anything was sent.", err=True)
+        sys.exit(128 + stop.signal)
 
 
 def make_display(name: str, quiet: bool, as_json: bool) -> Display:
@@ -155,6 +158,14 @@ def format_of(file: str) -> str:
             f"The name must end in one of: {', '.join(FORMATS)}; or --format must tell."
         )
     return FORMATS[suffix]
+
+
+def address_of(url: str) -> str:
+    """Return where the API is at ``url``."""
+    try:
+        return endpoint(url)
+    except ValueError as error:
+        raise click.UsageError(f"--url {error}.") from None
 
 
 def default_results(file: str, *, dry_run: bool) -> Path:

@@ -7,6 +7,7 @@ from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import Journal
 from bulk_metadata.client.reader import Chunk
 from bulk_metadata.client.source import Source
+from bulk_metadata.client.stop import Stopped
 
 
 class Unsound(Exception):
@@ -22,7 +23,7 @@ def check(
 ) -> None:
     """Enter the devices of ``chunks``, read from ``source``, into the journal.
 
-    Raises Unsound once all problems are shown, if there are any; and KeyboardInterrupt
+    Raises Unsound once all problems are shown, if there are any; and Stopped
     when ``stop`` is set.
     """
     display.begin("Checking", "bytes", source.size)
@@ -35,7 +36,7 @@ def check(
                 display.problem(problem)
             display.update(source.position)
             if stop.is_set():
-                raise KeyboardInterrupt
+                raise Stopped
         for problem in journal.repeats():
             wrong += 1
             display.problem(problem)

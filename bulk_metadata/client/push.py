@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bulk_metadata.client.api import Api
@@ -16,6 +16,7 @@ from bulk_metadata.client.reader import Chunk, read
 from bulk_metadata.client.results import write_results
 from bulk_metadata.client.send import Sender
 from bulk_metadata.client.source import Source
+from bulk_metadata.client.stop import Stopped
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Plan:
     source: Source
     file_format: str
     url: str
-    key: str
+    # Not to be shown, wherever a plan is.
+    key: str = field(repr=False)
     results: Path
     journal: Path
     resume: bool
@@ -41,8 +43,8 @@ def push(plan: Plan, display: Display, stop: threading.Event) -> str:
     """Do it, until ``stop`` is set. Return why not all was sent, "" if all was.
 
     The tally of ``display`` has the counts in the end. Raises Unsound, JournalError,
-    Hopeless, Unanswered, sqlite3.Error or OSError, and KeyboardInterrupt if ``stop`` is
-    set before anything is sent.
+    Hopeless, Unanswered, sqlite3.Error or OSError, and Stopped if ``stop`` is set
+    before anything is sent.
     """
     journal = Journal(plan.journal, _facts(plan, display, stop), resume=plan.resume)
     is_done = False
@@ -65,7 +67,7 @@ def _facts(plan: Plan, display: Display, stop: threading.Event) -> dict[str, str
     def on_piece() -> None:
         display.update(source.position)
         if stop.is_set():
-            raise KeyboardInterrupt
+            raise Stopped
 
     display.begin("Reading", "bytes", source.size)
     return {

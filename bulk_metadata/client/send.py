@@ -4,7 +4,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -53,21 +59,34 @@ class Sender:
         batches = self._batcher.batches(devices)
         calls: dict[Future[Results], Call] = {}
         with ThreadPoolExecutor(concurrency) as executor:
-            while True:
-                while len(calls) < concurrency + AHEAD and (
-                    batch := self._next(batches)
-                ):
-                    call = Call(batch, time.monotonic())
-                    calls[executor.submit(self._api.replace, batch.body)] = call
-                if not calls:
-                    return
-                done, _ = wait(calls, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._settle(calls.pop(future), future)
-                self._display.update(self._display.tally.statuses.total())
-                if self._stop.is_set():
-                    # Those that no thread has begun need not begin.
-                    calls = {f: call for f, call in calls.items() if not f.cancel()}
+            try:
+                while self._submit(batches, calls, executor, concurrency + AHEAD):
+                    done, _ = wait(calls, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        self._settle(calls.pop(future), future)
+                    self._display.update(self._display.tally.statuses.total())
+            except BaseException:
+                # Else those under way would be tried again and again.
+                self._stop.set()
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _submit(
+        self,
+        batches: Iterator[Batch],
+        calls: dict[Future[Results], Call],
+        executor: Executor,
+        most: int,
+    ) -> bool:
+        """Have ``most`` calls under way, as far as there are; tell if there are any."""
+        while len(calls) < most and (batch := self._next(batches)):
+            future = executor.submit(self._api.replace, batch.body)
+            calls[future] = Call(batch, time.monotonic())
+        if self._stop.is_set():
+            # Those that no thread has begun need not begin.
+            for future in [future for future in calls if future.cancel()]:
+                del calls[future]
+        return bool(calls)
 
     def leave_out(self, problems: Sequence[Problem]) -> None:
         """Show and note what cannot be sent."""

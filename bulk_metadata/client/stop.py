@@ -6,6 +6,10 @@ import threading
 from collections.abc import Callable
 
 
+class Stopped(Exception):
+    """The run was to end before anything was sent."""
+
+
 class Stop(threading.Event):
     """Set when the run is to end. What is under way is waited for."""
 
