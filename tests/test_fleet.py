@@ -1,0 +1,103 @@
+"""What the documents say of pushing a fleet is what the client does."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Organization
+from tests.scripts import PROGRAMS
+from tests.service import ROOT, Service
+
+README = (ROOT / "README.md").read_text()
+FLEET = (ROOT / "docs" / "fleet.md").read_text()
+
+
+def command(document: str) -> str:
+    """Return the first command that pushes, as it is to be typed."""
+    [found, *_] = re.findall(
+        r"```sh\n(export BULK_METADATA_.+?)```", document, re.DOTALL
+    )
+    return str(found)
+
+
+def push(
+    script: str, folder: Path, service: Service, acme: Organization
+) -> subprocess.CompletedProcess[str]:
+    """Run ``script`` as it stands, but for the key and the address."""
+    script = re.sub(r"=\.\.\..*", f"={acme.key}", script)
+    script = re.sub(r"https?://\S+", f"http://127.0.0.1:{service.port}", script)
+    return subprocess.run(
+        ["bash", "-eu", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PATH": PROGRAMS, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_readmes_command_and_the_example_of_a_table(
+    service: Service, acme: Organization, tmp_path: Path
+) -> None:
+    acme.insert("007", "SN-B200")
+    [example] = re.findall(r"```\n(identifier,.+?)```", FLEET, re.DOTALL)
+    (tmp_path / "fleet.csv").write_text(example)
+    done = push(command(README), tmp_path, service, acme)
+    assert done.returncode == 0, done.stderr
+    assert acme.metadata() == {
+        "007": {
+            "status": "active",
+            "location": {"building": "Building A"},
+            "battery": 98.60,
+            "enabled": True,
+            "tags": ["outdoor", "solar"],
+        },
+        "SN-B200": {"status": "maintenance", "battery": 12},
+    }
+    assert '"battery": 98.60' in acme.texts()["007"]
+    ids = acme.ids()
+    assert (tmp_path / "fleet.csv.results.csv").read_text() == (
+        "line,identifier,deviceId,status\n"
+        f"2,007,{ids['007']},updated\n"
+        f"3,SN-B200,{ids['SN-B200']},updated\n"
+    )
+
+
+def test_the_documents_command(
+    service: Service, acme: Organization, tmp_path: Path
+) -> None:
+    acme.insert("SN-1")
+    line = '{"identifier": "SN-1", "metadata": {"a": 1.0}}\n'
+    (tmp_path / "fleet.ndjson").write_text(line)
+    done = push(command(FLEET), tmp_path, service, acme)
+    assert done.returncode == 0, done.stderr
+    assert acme.texts() == {"SN-1": '{"a": 1.0}'}
+
+
+def test_every_option_is_documented() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "bulk_metadata.client", "push", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    options = set(re.findall(r"(?<![\w-])--[a-z-]+", shown)) - {"--help", "--check"}
+    assert "--resume" in options
+    # The way to have pip read a file is no option of the client's.
+    written = set(re.findall(r"--[a-z][a-z-]+", FLEET)) - {"--requirement"}
+    assert written == options
+
+
+@pytest.mark.parametrize("name", ["click", "msgspec"])
+def test_service_and_client_need_the_same_version(name: str) -> None:
+    pins = [
+        re.findall(rf"^{name}==\S+", (ROOT / file).read_text(), re.MULTILINE)
+        for file in ("requirements.txt", "requirements-client.txt")
+    ]
+    assert len(pins[0]) == 1
+    assert pins[0] == pins[1]
