@@ -40,7 +40,7 @@ class Plan:
 
 
 def push(plan: Plan, display: Display, stop: threading.Event) -> str:
-    """Do it, until ``stop`` is set. Return why not all was sent, "" if all was.
+    """Do it, until ``stop`` is set. Return why it failed, "" if it did not.
 
     The tally of ``display`` has the counts in the end. Raises Unsound, JournalError,
     Hopeless, Unanswered, sqlite3.Error or OSError, and Stopped if ``stop`` is set
@@ -52,6 +52,8 @@ def push(plan: Plan, display: Display, stop: threading.Event) -> str:
         if plan.check and not journal.is_checked:
             check(plan.source, _chunks(plan), journal, display, stop)
         failure = _send(plan, journal, display, stop)
+        if plan.source.has_changed:
+            failure = "the file was changed meanwhile, so the results may be wrong"
         counts = display.tally.statuses = Counter(journal.counts())
         write_results(journal.results(), plan.results)
         is_done = not (stop.is_set() or counts["not_sent"] or counts["refused"])

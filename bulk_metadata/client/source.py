@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import os
 import shutil
 import sys
 import tempfile
@@ -30,8 +31,18 @@ class Source:
         self._raw = raw if raw.seekable() else _spool(raw)
         self._raw.seek(0)
         self._is_gzip = self._raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        self._first_state = self._state()
         #: Its length in bytes, as it is stored.
         self.size = self._raw.seek(0, io.SEEK_END)
+
+    def _state(self) -> tuple[int, int]:
+        status = os.fstat(self._raw.fileno())
+        return status.st_size, status.st_mtime_ns
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether anybody has written to it since it was opened."""
+        return self._state() != self._first_state
 
     @property
     def position(self) -> int:

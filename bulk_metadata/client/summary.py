@@ -21,7 +21,7 @@ class Summary(NamedTuple):
     results: Path
     # Where the journal is, if the run can be resumed.
     journal: Path | None
-    # Why not all was sent, if that is so.
+    # Why it failed, if it did.
     failure: str
 
     @property
@@ -47,7 +47,7 @@ class Summary(NamedTuple):
             lines.append(f"{self.tally.retries:>13,} calls sent again")
         lines.append(f"Results: {self.results}")
         if self.failure:
-            lines.append(f"Not all was sent: {self.failure}")
+            lines.append(f"Failed: {self.failure}")
         if self.journal:
             lines.append("Go on with the same command and --resume.")
         return "\n".join(lines)
