@@ -4,6 +4,7 @@ The way of one request, in reading order; no step calls back:
 
     routes.py       the endpoint, and the request's story told top to bottom
     authenticate.py x-api-key header  -> organization, key     or ApiError 401
+    dry_run.py      URL's query       -> is it a dry run?      or ApiError 400
     body.py         body bytes        -> parsed JSON           or ApiError 413, 400
     validation.py   parsed JSON       -> {identifier: document} or ApiError 400
     queries.py      the two statements -> {identifier: device id}

@@ -60,11 +60,11 @@ class Database:
     ) -> Result:
         """Return ``query(cursor, *arguments)``.
 
-        ``query`` must be one statement that is safe to repeat: it runs again on a new
-        connection if the pool's one breaks, under it or before it, and after a conflict
-        with another transaction. Raises DatabaseError for whatever PostgreSQL cannot
-        do, and PoolExhausted when no connection comes free in ``pool_timeout`` seconds,
-        POOL_TIMEOUT unless given.
+        ``query`` must be one transaction, and if it is not one statement end it itself;
+        and be safe to repeat: it runs again on a new connection if the pool's one
+        breaks, under it or before it, and after a conflict with another transaction.
+        Raises DatabaseError for whatever PostgreSQL cannot do, and PoolExhausted when
+        no connection comes free in ``pool_timeout`` seconds, POOL_TIMEOUT unless given.
         """
         with self._place(pool_timeout or self._config.pool_timeout) as place:
             start = time.perf_counter()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
+import psycopg2
 from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json, execute_values
@@ -88,6 +89,36 @@ def update_metadata(
     except StatementTooComplex:
         raise invalid_json() from None
     return dict(found)
+
+
+# A dry run keeps its devices locked until its ROLLBACK comes. From a machine that is
+# lost before that none ever comes: then PostgreSQL ends the session by itself, in time
+# for calls that wait for the same devices, which have 4 s for that (LOCK_TIMEOUT).
+BEGIN_DRY_RUN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '3s'"
+
+
+def dry_run_update(
+    cursor: Cursor, organization_id: str, documents: Mapping[str, JsonText]
+) -> dict[str, str]:
+    """Do what ``update_metadata`` does, return or raise the same, and undo it.
+
+    The connection must be autocommitting, and however this ends it is left without a
+    transaction, or closed.
+    """
+    try:
+        cursor.execute(BEGIN_DRY_RUN)
+        return update_metadata(cursor, organization_id, documents)
+    finally:
+        _roll_back(cursor)
+
+
+def _roll_back(cursor: Cursor) -> None:
+    """Undo the transaction. This raises nothing: what went wrong before it counts."""
+    try:
+        cursor.execute("ROLLBACK")
+    except psycopg2.Error:
+        # PostgreSQL does it when it finds the connection closed.
+        cursor.connection.close()
 
 
 def _write_json(documents: dict[str, JsonText]) -> str:

@@ -23,7 +23,9 @@ class Record(threading.local):
     path = ""
     organization_id: str | None = None
     key_id: str | None = None
+    is_dry_run = False
     devices: int | None = None
+    # Of a dry run, how many would be.
     updated: int | None = None
     database_seconds = 0.0
     retries = 0

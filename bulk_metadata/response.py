@@ -30,8 +30,11 @@ class Result(msgspec.Struct, rename="camel", gc=False):
     status: str
 
 
-def answer(identifiers: Iterable[str], device_ids: dict[str, str]) -> dict[str, Any]:
-    """Return the response: one result for each identifier, in the order given."""
+def answer(
+    identifiers: Iterable[str], device_ids: dict[str, str], *, is_dry_run: bool = False
+) -> dict[str, Any]:
+    """Return the response: one result for each identifier, in the order given. That of
+    a dry run says so before anything else that could be taken for done."""
     results = [
         Result(identifier, device_ids[identifier], "updated")
         if identifier in device_ids
@@ -40,6 +43,7 @@ def answer(identifiers: Iterable[str], device_ids: dict[str, str]) -> dict[str, 
     ]
     return {
         "success": True,
+        **({"dryRun": True} if is_dry_run else {}),
         "updated": len(device_ids),
         "notFound": len(results) - len(device_ids),
         "results": results,

@@ -256,8 +256,11 @@ Post = Callable[..., TestResponse]
 def post(client: FlaskClient, acme: Organization) -> Post:
     """Send a body, or the JSON of anything else, with Acme's key by default."""
 
-    def post(body: Any, key: str = acme.key, **headers: str) -> TestResponse:
+    def post(
+        body: Any, key: str = acme.key, query: str = "", **headers: str
+    ) -> TestResponse:
         data = body if isinstance(body, bytes | str) else json.dumps(body)
-        return client.post(PATH, data=data, headers={"x-api-key": key, **headers})
+        headers = {"x-api-key": key, **headers}
+        return client.post(PATH, query_string=query, data=data, headers=headers)
 
     return post

@@ -31,8 +31,13 @@ def table(header: str) -> list[list[str]]:
     return [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
 
 
-# A request for each sentence of the table.
-REQUESTS: dict[str, Any] = {
+# A query for each sentence of the table that is about it, and a body for the others.
+QUERIES = {
+    'Unknown parameter "dry_run": it is spelt dryRun': "dry_run=true",
+    "dryRun must be given once": "dryRun=true&dryRun=true",
+    'dryRun must be true or false, not "yes"': "dryRun=yes",
+}
+BODIES: dict[str, Any] = {
     "Invalid JSON payload": b"{",
     "devices is required and must be an object mapping identifiers to metadata": [],
     "devices must contain at least one entry": {"devices": {}},
@@ -56,9 +61,9 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("sentence", REQUESTS)
+@pytest.mark.parametrize("sentence", [*QUERIES, *BODIES])
 def test_the_error_table(sentence: str, post: Post) -> None:
-    response = post(REQUESTS[sentence])
+    response = post(BODIES.get(sentence, b"{}"), query=QUERIES.get(sentence, ""))
     assert response.json == {"error": sentence}
     assert response.status_code == ERRORS[sentence]
 
@@ -82,7 +87,7 @@ def test_the_rest_of_the_error_table(post: Post, config: Config) -> None:
     assert rest == {
         sentence: status
         for sentence, status in ERRORS.items()
-        if sentence not in REQUESTS
+        if sentence not in QUERIES | BODIES
     }
 
 

@@ -84,6 +84,19 @@ def test_the_example_is_ready_to_be_sent(page: Page, acme: Organization) -> None
     }
 
 
+def test_a_dry_run_is_a_choice(page: Page, acme: Organization) -> None:
+    acme.insert("SN-A100", "SN-B200")
+    before = acme.rows()
+    choice = page.locator("tr[data-param-name=dryRun] select")
+    assert choice.locator("option").all_inner_texts() == ["--", "true", "false"]
+    choice.select_option("true")
+    status, body = send(page, acme.key)
+    assert status == "200"
+    assert '"dryRun": true' in body
+    assert '"updated": 2' in body
+    assert acme.rows() == before
+
+
 def test_a_wrong_key_is_told_so(page: Page, acme: Organization) -> None:
     status, body = send(page, acme.key[:-1])
     assert status == "401"
