@@ -74,6 +74,8 @@ def count(record: Record, status: int) -> None:
         DATABASE.observe(record.database_seconds)
     if record.devices is not None:
         BATCH.observe(record.devices)
+    if record.is_dry_run:
+        return  # nothing came of its devices
     if record.updated is not None and record.not_found is not None:
         UPDATED.inc(record.updated)
         NOT_FOUND.inc(record.not_found)

@@ -13,7 +13,7 @@ from bulk_metadata.record import Record
 logger = logging.getLogger(__name__)
 
 
-class Line(msgspec.Struct, rename="camel"):
+class Line(msgspec.Struct, rename="camel", kw_only=True):
     """What a line says, in this order. Never a key, and no word of metadata."""
 
     time: datetime
@@ -21,6 +21,7 @@ class Line(msgspec.Struct, rename="camel"):
     request_id: str
     method: str
     path: str
+    dry_run: bool | msgspec.UnsetType = msgspec.UNSET
     status: int
     organization_id: str | None
     key_id: str | None
@@ -55,6 +56,7 @@ def write(record: Record, status: int) -> None:
         request_id=record.request_id,
         method=record.method,
         path=record.path,
+        dry_run=record.is_dry_run or msgspec.UNSET,
         status=status,
         organization_id=record.organization_id,
         key_id=record.key_id,
@@ -95,7 +97,8 @@ class TextFormatter(logging.Formatter):
         if line.devices is not None:
             parts.append(f"{line.devices} devices")
         if line.updated is not None:
-            parts.append(f"{line.updated} updated")
+            done = "would be updated" if line.dry_run else "updated"
+            parts.append(f"{line.updated} {done}")
         parts.append(f"{line.total_ms:.1f} ms")
         if line.exception:
             parts.append(f"\n{line.exception.rstrip()}")

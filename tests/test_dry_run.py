@@ -1,13 +1,18 @@
 """A dry run: what asks for one, the plain call's answer, and nothing written."""
 
+import io
 import json
+import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from prometheus_client import REGISTRY
 from psycopg2.extensions import cursor as Cursor
 
+from bulk_metadata import request_log
 from bulk_metadata.dry_run import is_dry_run
 from bulk_metadata.errors import ApiError
 from tests.conftest import Organization, Post
@@ -250,3 +255,77 @@ def test_dry_runs_and_calls_at_once_do_not_mix(
             assert answer["updated"] == 100
     [stored] = {json.dumps(each) for each in acme.metadata().values()}
     assert json.loads(stored)["dryRun"] is False
+
+
+def test_the_log_says_so(service: Service, acme: Organization) -> None:
+    acme.insert("SN-1")
+    headers = {"x-api-key": acme.key}
+    for request_id, query, body in (
+        ("dry run", "?dryRun=true", json.dumps(DEVICES)),
+        ("refused dry run", "?dryRun=true", "{}"),
+        ("plain call", "?dryRun=false", json.dumps(DEVICES)),
+        ("neither", "?dryRun=maybe", json.dumps(DEVICES)),
+    ):
+        service.request(
+            body, {**headers, "X-Request-ID": request_id}, path=PATH + query
+        )
+    lines = {line["requestId"]: line for line in service.requests}
+    assert lines["dry run"]["dryRun"] is True
+    assert (lines["dry run"]["updated"], lines["dry run"]["notFound"]) == (1, 2)
+    assert lines["refused dry run"]["dryRun"] is True
+    assert lines["plain call"]["updated"] == 1
+    assert "dryRun" not in lines["plain call"]
+    assert "dryRun" not in lines["neither"]
+
+
+def test_the_log_says_so_to_a_person(post: Post, acme: Organization) -> None:
+    acme.insert("SN-1")
+    shown = io.StringIO()
+    handler = logging.StreamHandler(shown)
+    handler.setFormatter(request_log.TextFormatter())
+    logger = logging.getLogger("bulk_metadata.request_log")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        post(DEVICES, query=DRY_RUN)
+        post(DEVICES)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    dry, plain = shown.getvalue().splitlines()
+    assert f" POST {PATH} 200 3 devices 1 would be updated " in dry
+    assert f" POST {PATH} 200 3 devices 1 updated " in plain
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"bulk_metadata_{name}", labels) or 0
+
+
+def counted() -> dict[str, float]:
+    return {
+        "requests": sample("requests_total", status="200"),
+        "durations": sample("request_duration_seconds_count"),
+        "sizes": sample("request_devices_count"),
+        "times in PostgreSQL": sample("database_duration_seconds_count"),
+        "updated": sample("devices_total", result="updated"),
+        "not found": sample("devices_total", result="not_found"),
+    }
+
+
+def test_the_metrics_count_the_request_and_no_device(
+    post: Post, acme: Organization
+) -> None:
+    def more(call: Callable[[], object]) -> dict[str, float]:
+        before = counted()
+        call()
+        return {name: value - before[name] for name, value in counted().items()}
+
+    acme.insert("SN-1")
+    request = dict.fromkeys(
+        ["requests", "durations", "sizes", "times in PostgreSQL"], 1
+    )
+    assert more(lambda: post(DEVICES, query=DRY_RUN)) == request | {
+        "updated": 0,
+        "not found": 0,
+    }
+    assert more(lambda: post(DEVICES)) == request | {"updated": 1, "not found": 2}
