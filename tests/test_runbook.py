@@ -67,7 +67,8 @@ def test_who_waits_for_whom_and_what_the_log_says_of_it(
         ) as service,
         ThreadPoolExecutor() as executor,
     ):
-        service.request(body, {"x-api-key": globex.key})
+        for query in ("", "?dryRun=true"):
+            service.request(body, {"x-api-key": globex.key}, path=PATH + query)
         service.request(method="GET", path="/readyz")
         waits: list[dict[str, Any]] = []
         while not waits:
@@ -94,7 +95,7 @@ def test_who_waits_for_whom_and_what_the_log_says_of_it(
     assert waits[0]["waits_for"] in {row["pid"] for row in open_since}
 
     shutil.copy(service.log.with_suffix(".requests"), tmp_path / "requests.log")
-    failed = len(service.requests) - 3
+    failed = len(service.requests) - 4
     [reason] = run(REASONS).stdout.splitlines()
     count, text = reason.split(maxsplit=1)
     assert int(count) == failed
@@ -107,9 +108,15 @@ def test_who_waits_for_whom_and_what_the_log_says_of_it(
     assert times == sorted(times, reverse=True)
     by_key = [json.loads(each) for each in run(KEYS).stdout.splitlines()]
     assert sorted(
-        (each["calls"], each["failed"], each["updated"], each["notFound"])
+        (
+            each["calls"],
+            each["failed"],
+            each["dryRuns"],
+            each["updated"],
+            each["notFound"],
+        )
         for each in by_key
-    ) == [(1, 0, 1, 1), (failed + 1, failed, 1, 1)]
+    ) == [(2, 0, 1, 1, 1), (failed + 1, failed, 0, 1, 1)]
 
 
 def log_reason(config: Config, statement: str) -> str:
@@ -240,7 +247,12 @@ def test_a_wrong_call_is_undone_from_a_restored_database(
     request_id = "nightly-2026-11-23"
     assert f"REQUEST_ID={request_id}\n" in WRONG
     key = {"x-api-key": acme.key}
-    service.request(json.dumps({"devices": wiped}), {**key, "X-Request-ID": request_id})
+    for path in (f"{PATH}?dryRun=true", PATH):
+        service.request(
+            json.dumps({"devices": wiped}),
+            {**key, "X-Request-ID": request_id},
+            path=path,
+        )
     # The right calls after it stay.
     service.request('{"devices": {"SN-1099": {"new": 1}, "SN-0000": {"new": 2}}}', key)
     assert sum(text == "{}" for text in acme.texts().values()) == 999
