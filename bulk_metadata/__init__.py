@@ -23,4 +23,4 @@ operations.py (the port for metrics and health), shared_metrics.py and metrics_f
 client/. For a machine with only Python: demo/.
 """
 
-__version__ = "1.1.0"
+__version__ = "1.2.0"

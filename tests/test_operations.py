@@ -111,7 +111,7 @@ def test_all_calls_are_counted_once(alone: Service, acme: Organization) -> None:
         found = metrics(alone)
         assert {name: found[name] for name in expected} == expected
     [info] = [name for name in found if name.startswith("bulk_metadata_build_info")]
-    assert info.endswith("|version=1.1.0")
+    assert info.endswith("|version=1.2.0")
     assert found["bulk_metadata_request_duration_seconds_sum"] > 0
     assert found["bulk_metadata_database_duration_seconds_sum"] > 0
 

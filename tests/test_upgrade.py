@@ -26,7 +26,10 @@ from tests.service import ROOT
 from tests.test_commands import runner
 
 SCHEMAS = ROOT / "tests" / "schemas"
-OLDER = sorted(SCHEMAS.glob("*.sql"), key=lambda path: path.stem != "first")
+RELEASED = sorted(SCHEMAS.glob("*.sql"), key=lambda path: path.stem != "first")
+# A release that left the schema as it was leaves nothing to upgrade to the next one.
+PRESENT = (ROOT / "schema.sql").read_text()
+OLDER = [path for path in RELEASED if path.read_text() != PRESENT]
 
 # A role belongs to the whole server: it has these before an older schema is applied.
 RESET_SETTINGS = """
@@ -454,7 +457,7 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 
 def test_every_earlier_release_has_left_its_schema() -> None:
-    assert {*releases()[1:], "first", "second"} == {path.stem for path in OLDER}
+    assert {*releases()[1:], "first", "second"} == {path.stem for path in RELEASED}
 
 
 def releases() -> list[str]:
