@@ -19,7 +19,7 @@ from bulk_metadata.config import Config
 from bulk_metadata.database import Database, DatabaseError
 from tests.conftest import Organization, connect
 from tests.scripts import NUMBER, Run, runner, snippets
-from tests.service import ROOT, Service, run_service
+from tests.service import PATH, ROOT, Service, run_service
 
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
 
