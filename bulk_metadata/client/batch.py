@@ -37,16 +37,15 @@ class Batcher:
         size = 0
         for device in devices:
             member = _member(device)
-            # As if a comma followed the last one, too.
             if chosen and (
                 len(chosen) == self._max_devices
-                or size + len(member) + 1 > self._max_bytes - len(HEAD + TAIL)
+                or size + len(member) > self._max_bytes - len(HEAD + TAIL)
             ):
                 yield Batch(chosen, _body(members))
                 chosen, members, size = [], [], 0
             chosen.append(device)
             members.append(member)
-            size += len(member) + 1
+            size += len(member) + 1  # and a comma
         if chosen:
             yield Batch(chosen, _body(members))
 

@@ -41,6 +41,7 @@ def check(
             wrong += 1
             display.problem(problem)
         if wrong:
-            raise Unsound(f"{wrong:,} problems. Nothing was sent.")
+            problems = "1 problem" if wrong == 1 else f"{wrong:,} problems"
+            raise Unsound(f"{problems}. Nothing was sent.")
         if not journal.counts():
             raise Unsound("There is no device. Nothing was sent.")
