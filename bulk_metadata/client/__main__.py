@@ -108,7 +108,7 @@ def push_command(
     stop = Stop()
     start = time.monotonic()
     with errors_shown(journal, stop), make_display(name, quiet, as_json) as display:
-        stop.on_signals(display.say)
+        stop.on_signals(display.say, display.leave)
         plan = Plan(
             Source(file),
             file_format or format_of(file),

@@ -1,11 +1,14 @@
 """What is seen while it runs: a bar on a terminal, else a line now and then."""
 
+import os
+import sys
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 import click
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -14,6 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from bulk_metadata.client.device import Problem
@@ -21,6 +25,9 @@ from bulk_metadata.client.tally import Tally
 
 # Seconds between two lines: it is seen that it goes on, and no log is flooded.
 LINE_INTERVAL = 5
+
+# ECMA-48's "set mode" for the cursor, which the bar hides.
+SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 class Display(AbstractContextManager["Display"]):
@@ -34,6 +41,9 @@ class Display(AbstractContextManager["Display"]):
 
     def __exit__(self, *_: object) -> None:
         """Leave the terminal as it was."""
+
+    def leave(self) -> None:
+        """Leave it nearly so, from a signal's handler, where no lock can be taken."""
 
     def begin(self, what: str, unit: str, total: int | None, done: int = 0) -> None:
         """Begin a phase of so many units, of which some may be done already."""
@@ -87,14 +97,14 @@ class Bar(Display):
 
     def __init__(self, name: str, *, as_json: bool = False) -> None:
         super().__init__(name, as_json=as_json)
-        self._progress = Progress(
+        self._progress = Picture(
             TextColumn("{task.description}"),
-            BarColumn(),
-            Count(),
+            BarColumn(bar_width=None),
+            Count(Column(no_wrap=True)),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[tally]}", markup=False),
             console=Console(stderr=True),
             transient=True,
+            expand=True,
         )
         self._progress.start()
 
@@ -102,23 +112,39 @@ class Bar(Display):
         """Leave the terminal as it was."""
         self._progress.stop()
 
+    def leave(self) -> None:
+        """Show the cursor again."""
+        os.write(sys.stderr.fileno(), SHOW_CURSOR)
+
     def begin(self, what: str, unit: str, total: int | None, done: int = 0) -> None:
         """Show a new bar in place of the one before."""
         for task_id in self._progress.task_ids:
             self._progress.remove_task(task_id)
         self._task = self._progress.add_task(
-            what, total=total, completed=done, unit=unit, tally=str(self.tally)
+            what, total=total, completed=done, unit=unit
         )
+        self._progress.tally = str(self.tally)
 
     def update(self, done: int) -> None:
         """Move it."""
-        self._progress.update(self._task, completed=done, tally=str(self.tally))
+        self._progress.tally = str(self.tally)
+        self._progress.update(self._task, completed=done)
 
     def say(self, text: str) -> None:
         """Show it above the bar."""
-        self._progress.console.print(
-            text, markup=False, highlight=False, soft_wrap=True
-        )
+        self._progress.console.print(Text(text), soft_wrap=True)
+
+
+class Picture(Progress):
+    """The bar, and below it the tally, cut where the line ends."""
+
+    tally = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return both."""
+        yield self.make_tasks_table(self.tasks)
+        if self.tally:
+            yield Text(self.tally, no_wrap=True, overflow="ellipsis")
 
 
 class Count(ProgressColumn):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Stopped(Exception):
-    """The run was to end before anything was sent."""
+    """The run is to end, and what was to be done next was not."""
 
 
 class Stop(threading.Event):
@@ -18,8 +18,9 @@ class Stop(threading.Event):
         #: The signal that set it, if one did.
         self.signal = 0
 
-    def on_signals(self, say: Callable[[str], None]) -> None:
-        """Let Ctrl-C and SIGTERM set it, which ``say`` is told."""
+    def on_signals(self, say: Callable[[str], None], leave: Callable[[], None]) -> None:
+        """Let Ctrl-C and SIGTERM set it, which ``say`` is told; ``leave`` is called
+        before an end at once."""
 
         def end() -> None:
             self.set()
@@ -28,6 +29,7 @@ class Stop(threading.Event):
         def handle(number: int, _: object) -> None:
             if self.signal:
                 # The journal has what was answered: nothing is lost.
+                leave()
                 os._exit(128 + number)
             self.signal = number
             # Not here: the thread that was interrupted may hold the lock.

@@ -1,0 +1,24 @@
+"""What the client's tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client.proxy import Proxy, run_proxy
+from tests.client.pushing import Client
+from tests.conftest import Organization
+from tests.service import Service
+
+
+@pytest.fixture
+def proxy(service: Service) -> Iterator[Proxy]:
+    """A proxy before the service."""
+    with run_proxy(service.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def pusher(proxy: Proxy, acme: Organization, tmp_path: Path) -> Client:
+    """The client with Acme's key, through the proxy, in a folder of its own."""
+    return Client(tmp_path, proxy.url, acme.key)

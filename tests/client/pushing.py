@@ -1,0 +1,129 @@
+"""The client as its users run it: as a process."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.service import ROOT
+
+COMMAND = (sys.executable, "-m", "bulk_metadata.client", "push")
+
+Metadata = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass
+class Done:
+    """What a run of the client came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What --json says in the end."""
+        summary: dict[str, Any] = json.loads(self.out.splitlines()[-1])["summary"]
+        return summary
+
+
+@dataclass
+class Client:
+    """The client in ``folder``, with a service and a key."""
+
+    folder: Path
+    url: str
+    key: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "BULK_METADATA_API_KEY": self.key,
+        }
+
+    def write(self, devices: Metadata, name: str = "fleet.ndjson") -> Path:
+        """Write the file that the other calls push."""
+        path = self.folder / name
+        path.write_text(ndjson(devices.items()))
+        return path
+
+    def command(self, *options: str, file: str = "fleet.ndjson") -> list[str]:
+        return [*COMMAND, file, "--url", self.url, *options]
+
+    def start(self, *options: str, file: str = "fleet.ndjson") -> "Running":
+        process = subprocess.Popen(
+            self.command(*options, file=file),
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return Running(process)
+
+    def push(self, *options: str, file: str = "fleet.ndjson") -> Done:
+        return self.start(*options, file=file).end()
+
+    def results(self, name: str = "fleet.ndjson.results.csv") -> list[list[str]]:
+        """Return the lines of the result file, the first one checked."""
+        return read_results(self.folder / name)
+
+    def statuses(self) -> dict[str, str]:
+        """Return each identifier's status, none of which may stand there twice."""
+        results = self.results()
+        statuses = {identifier: status for _, identifier, _, status in results}
+        assert len(statuses) == len(results)
+        return statuses
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "fleet.ndjson.results.csv.journal"
+
+
+@dataclass
+class Running:
+    """The client while it runs."""
+
+    process: subprocess.Popen[str]
+
+    def end(self) -> Done:
+        """Wait until it has ended."""
+        try:
+            out, err = self.process.communicate(timeout=120)
+        finally:
+            self.process.kill()
+        assert "Traceback" not in err, err
+        return Done(self.process.returncode, out, err)
+
+
+def ndjson(devices: Iterable[tuple[str, Any]]) -> str:
+    return "".join(
+        json.dumps({"identifier": identifier, "metadata": metadata}) + "\n"
+        for identifier, metadata in devices
+    )
+
+
+def numbered(number: int, **more: Any) -> dict[str, dict[str, Any]]:
+    """Return metadata for so many devices, SN-0 and on."""
+    return {f"SN-{i}": {"number": i, **more} for i in range(number)}
+
+
+def read_results(path: Path) -> list[list[str]]:
+    """Return line, identifier, deviceId and status of each line of a result file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        if path.suffix == ".csv":
+            header, *rows = csv.reader(file)
+            assert header == ["line", "identifier", "deviceId", "status"]
+            return rows
+        lines = [json.loads(line) for line in file]
+    for line in lines:
+        assert list(line) == ["line", "identifier", "deviceId", "status"]
+    return [[str(value) for value in line.values()] for line in lines]
