@@ -1,5 +1,6 @@
 """One call: sent, tried again while that may help, and its answer judged."""
 
+import ssl
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -17,7 +18,19 @@ from tenacity import (
     stop_when_event_set,
     wait_random_exponential,
 )
-from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, SSLError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    InvalidHeader,
+    LocationParseError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from bulk_metadata.client.display import printable
+from bulk_metadata.client.stop import Stopped
 
 PATH = "/api/ext-v1/device/bulk-metadata"
 
@@ -97,6 +110,10 @@ def endpoint(url: str) -> str:
         raise ValueError("must be like https://host or http://host:8000")
     if parts.query or parts.fragment or parts.username:
         raise ValueError("must be an address alone: no user, no query")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("must have a port from 0 to 65535, or none") from None
     return parts.geturl().rstrip("/").removesuffix(PATH) + PATH
 
 
@@ -114,7 +131,7 @@ class Api:
         stop: threading.Event,
         on_retry: Callable[[str], None],
     ) -> None:
-        """``url`` is an endpoint's. Once ``stop`` is set nothing is tried again.
+        """``url`` is an endpoint's. Once ``stop`` is set nothing is sent.
         ``on_retry`` is told why, before each attempt but a call's first."""
         self._pool = urllib3.connection_from_url(
             url,
@@ -126,6 +143,7 @@ class Api:
         self._path = urlsplit(url).path
         self._dry_run = dry_run
         self._on_retry = on_retry
+        self._stop = stop
         self._retrying = Retrying(
             retry=retry_if_exception_type(Unanswered),
             wait=_pause,
@@ -138,7 +156,7 @@ class Api:
     def replace(self, body: bytes) -> Results:
         """Make the call, and return what became of its devices.
 
-        Raises Refused, Unanswered or Hopeless.
+        Raises Refused, Unanswered, Hopeless, or Stopped if it was not sent.
         """
         answer = self._retrying(self._call, body)
         updated = "would_update" if self._dry_run else "updated"
@@ -152,7 +170,7 @@ class Api:
 
     def check_dry_run(self) -> None:
         """Make sure that the service knows what a dry run is: one that does not would
-        write. Raises Unanswered, or Hopeless if it does not."""
+        write. Raises Unanswered, Stopped, or Hopeless if it does not."""
         try:
             self._retrying(self._post, PROBE, "?dryRun=is-it-known")
         except Refused as error:
@@ -164,7 +182,7 @@ class Api:
         data = self._post(body, "?dryRun=true" if self._dry_run else "")
         try:
             answer = ANSWER.decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise Unanswered(f"200, but not the API's answer: {error}") from None
         if answer.dry_run != self._dry_run:
             raise Hopeless("The service did not keep to what a dry run is.")
@@ -172,14 +190,18 @@ class Api:
 
     def _post(self, body: bytes, query: str) -> bytes:
         """Return the body of a 200."""
+        if self._stop.is_set():
+            raise Stopped
         try:
             response = self._pool.request(
                 "POST", self._path + query, body=body, retries=False, redirect=False
             )
-        except (SSLError, LocationParseError) as error:
+        except LocationParseError as error:
             raise Hopeless(f"No connection: {error}") from None
         except HTTPError as error:
-            raise Unanswered(str(error)) from None
+            if _is_misled(error):
+                raise Hopeless(f"No secure connection: {error}") from None
+            raise Unanswered(_trouble(error)) from None
         if response.status == HTTPStatus.OK:
             return response.data
         sentence = _sentence(response)
@@ -204,10 +226,32 @@ def _pause(state: RetryCallState) -> float:
     return getattr(_failure(state), "retry_after", 0) + BACKOFF(state)
 
 
+def _is_misled(error: HTTPError) -> bool:
+    """Tell whether the server is another one than it should be, or knows no TLS. Other
+    trouble with TLS is trouble with the network."""
+    cause = error.args[0] if isinstance(error, SSLError) else None
+    return isinstance(cause, ssl.SSLCertVerificationError) or (
+        isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER"
+    )
+
+
+def _trouble(error: HTTPError) -> str:
+    """Return why there was no answer, for people."""
+    if isinstance(error, NewConnectionError):
+        return f"no connection: {getattr(error.__cause__, 'strerror', error)}"
+    if isinstance(error, ConnectTimeoutError):
+        return f"no connection within {CONNECT_TIMEOUT} s"
+    if isinstance(error, ReadTimeoutError):
+        return f"no answer within {READ_TIMEOUT} s"
+    if isinstance(error, ProtocolError | SSLError):
+        return "the connection was lost"
+    return f"an answer that cannot be read: {error.args[0]}"
+
+
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
     try:
         seconds = urllib3.Retry().get_retry_after(response)
-    except InvalidHeader:
+    except (InvalidHeader, ValueError, OverflowError):  # a date in the year 99999
         seconds = None
     return min(seconds or 0, LONGEST_RETRY_AFTER)
 
@@ -215,7 +259,10 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
 def _sentence(response: urllib3.BaseHTTPResponse) -> str:
     """Return what an error answer says, for people."""
     try:
-        return f"{response.status}: {ERROR.decode(response.data).error}"
-    except msgspec.DecodeError:
+        sentence = f"{response.status}: {ERROR.decode(response.data).error}"
+    except (msgspec.DecodeError, RecursionError):
         # A proxy's page: its status says more.
-        return f"{response.status} {response.reason}"
+        sentence = f"{response.status} {response.reason}"
+        if location := response.headers.get("Location"):
+            sentence += f" to {location}"
+    return printable(sentence)

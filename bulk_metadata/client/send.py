@@ -19,9 +19,13 @@ from bulk_metadata.client.batch import Batch, Batcher, halves
 from bulk_metadata.client.device import Device, Problem
 from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import Journal, Outcome
+from bulk_metadata.client.stop import Stopped
 
 # Batches made ready beyond those that are under way, so that no thread waits for one.
 AHEAD = 2
+
+# Seconds between two looks at what is seen while no call ends.
+LOOK = 0.5
 
 
 class Call(NamedTuple):
@@ -57,11 +61,11 @@ class Sender:
     def send(self, devices: Iterable[Device], concurrency: int) -> None:
         """Send ``devices``, in so many calls at a time. Raises sqlite3.Error."""
         batches = self._batcher.batches(devices)
-        calls: dict[Future[Results], Call] = {}
+        calls: dict[Future[list[Outcome]], Call] = {}
         with ThreadPoolExecutor(concurrency) as executor:
             try:
                 while self._submit(batches, calls, executor, concurrency + AHEAD):
-                    done, _ = wait(calls, return_when=FIRST_COMPLETED)
+                    done, _ = wait(calls, LOOK, FIRST_COMPLETED)
                     for future in done:
                         self._settle(calls.pop(future), future)
                     self._display.update(self._display.tally.statuses.total())
@@ -74,18 +78,14 @@ class Sender:
     def _submit(
         self,
         batches: Iterator[Batch],
-        calls: dict[Future[Results], Call],
+        calls: dict[Future[list[Outcome]], Call],
         executor: Executor,
         most: int,
     ) -> bool:
         """Have ``most`` calls under way, as far as there are; tell if there are any."""
         while len(calls) < most and (batch := self._next(batches)):
-            future = executor.submit(self._api.replace, batch.body)
+            future = executor.submit(self._call, batch)
             calls[future] = Call(batch, time.monotonic())
-        if self._stop.is_set():
-            # Those that no thread has begun need not begin.
-            for future in [future for future in calls if future.cancel()]:
-                del calls[future]
         return bool(calls)
 
     def leave_out(self, problems: Sequence[Problem]) -> None:
@@ -100,12 +100,21 @@ class Sender:
             return None
         return self._halves.popleft() if self._halves else next(batches, None)
 
-    def _settle(self, call: Call, future: Future[Results]) -> None:
+    def _call(self, batch: Batch) -> list[Outcome]:
+        """Make the call, in a thread. Raises what Api.replace does."""
+        try:
+            results = self._api.replace(batch.body)
+            return [_outcome(device, results) for device in batch.devices]
+        except Hopeless as error:
+            # At once, so that no thread begins another call.
+            self._fail(str(error))
+            raise
+
+    def _settle(self, call: Call, future: Future[list[Outcome]]) -> None:
         """Note what became of a call that has ended."""
         devices = call.batch.devices
         try:
-            results = future.result()
-            outcomes = [_outcome(device, results) for device in devices]
+            outcomes = future.result()
         except Refused as error:
             self._refuse(call.batch, error)
         except Unanswered as error:
@@ -116,8 +125,8 @@ class Sender:
             # call fares better it is not.
             if self._last_answer < call.start:
                 self._fail(f"no call was answered any more: {error}")
-        except Hopeless as error:
-            self._fail(str(error))
+        except (Hopeless, Stopped):
+            self._note(devices, [])
         else:
             self._last_answer = time.monotonic()
             self._note(devices, outcomes)
@@ -143,8 +152,9 @@ class Sender:
         self._display.tally.statuses.update(outcome.status for outcome in outcomes)
 
     def _fail(self, reason: str) -> None:
-        self.failure = self.failure or reason
-        self._stop.set()
+        if not self._stop.is_set():
+            self.failure = reason
+            self._stop.set()
 
 
 def _outcome(device: Device, results: Results) -> Outcome:

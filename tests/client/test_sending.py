@@ -1,0 +1,280 @@
+"""Batches, connections, and what the results say."""
+
+import json
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.client import proxy as faults
+from tests.client.proxy import Fault, Proxy, answered, run_proxy
+from tests.client.pushing import Client, numbered
+from tests.conftest import Organization
+from tests.service import run_service
+
+
+def refusing(identifier: str, fault: Fault) -> faults.Choose:
+    """Choose ``fault`` for all calls that name this device."""
+    return lambda call: fault if identifier in call.devices else faults.passed_on
+
+
+def test_the_results_are_exact(
+    pusher: Client, proxy: Proxy, acme: Organization, globex: Organization
+) -> None:
+    identifiers = ["SN-1", 'a "quoted", one', "ünïcode 😀", " trimmed ", "SN-2"]
+    acme.insert("SN-1", 'a "quoted", one', "ünïcode 😀", "trimmed", "untouched")
+    globex.insert("SN-2")
+    pusher.write({each: {"n": n} for n, each in enumerate(identifiers)})
+    done = pusher.push("--json")
+    assert done.code == 3
+    assert 0 < done.summary["seconds"] < 100
+    assert done.summary == {
+        "devices": 5,
+        "updated": 4,
+        "wouldUpdate": 0,
+        "notFound": 1,
+        "invalid": 0,
+        "refused": 0,
+        "notSent": 0,
+        "retries": 0,
+        "seconds": done.summary["seconds"],
+        "results": "fleet.ndjson.results.csv",
+        "resumable": False,
+        "failure": "",
+    }
+    ids = acme.ids()
+    assert pusher.results() == [
+        ["1", "SN-1", ids["SN-1"], "updated"],
+        ["2", 'a "quoted", one', ids['a "quoted", one'], "updated"],
+        ["3", "ünïcode 😀", ids["ünïcode 😀"], "updated"],
+        ["4", "trimmed", ids["trimmed"], "updated"],
+        ["5", "SN-2", "", "not_found"],
+    ]
+    assert acme.metadata()["trimmed"] == {"n": 3}
+    assert acme.metadata()["untouched"] == {}
+    assert globex.metadata() == {"SN-2": {}}
+    [call] = proxy.calls
+    assert call.headers["x-api-key"] == acme.key
+    assert (
+        done.out == f"{json.dumps({'summary': done.summary}, separators=(',', ':'))}\n"
+    )
+
+
+def test_what_people_are_told(pusher: Client, acme: Organization) -> None:
+    acme.insert("SN-0", "SN-1")
+    pusher.write(numbered(3))
+    done = pusher.push()
+    assert done.code == 3
+    assert done.err == "Reading ...\nChecking ...\nSending ...\n"
+    first, *rest = done.out.splitlines()
+    assert first.startswith("3 devices of fleet.ndjson in ")
+    assert rest == [
+        "            2 updated",
+        "            1 not found",
+        "Results: fleet.ndjson.results.csv",
+    ]
+
+
+def test_quiet(pusher: Client, proxy: Proxy, acme: Organization) -> None:
+    acme.insert("SN-0")
+    pusher.write(numbered(2))
+    done = pusher.push("--quiet")
+    assert (done.code, done.out, done.err) == (3, "", "")
+    proxy.script(answered(401, "Invalid or missing API key"))
+    done = pusher.push("--quiet")
+    assert done.code == 1
+    assert "Failed: 401: Invalid or missing API key\n" in done.out
+
+
+def test_batches_are_as_large_as_is_said(
+    pusher: Client, proxy: Proxy, acme: Organization
+) -> None:
+    devices = numbered(2500)
+    acme.insert(*devices)
+    pusher.write(devices)
+    assert pusher.push("--concurrency=1").code == 0
+    assert [len(call.devices) for call in proxy.calls] == [1000, 1000, 500]
+    assert acme.metadata() == devices
+    proxy.calls.clear()
+    assert pusher.push("--batch-size=50", "--max-body-bytes=1000").code == 0
+    sizes = [len(call.body) for call in proxy.calls]
+    # As full as can be but for one device, and the last one.
+    assert max(sizes) <= 1000
+    assert sorted(sizes)[1] > 950
+    assert sum(len(call.devices) for call in proxy.calls) == 2500
+
+
+def test_as_many_calls_at_a_time_as_asked_and_on_kept_connections(
+    pusher: Client, proxy: Proxy, acme: Organization
+) -> None:
+    devices = numbered(40)
+    acme.insert(*devices)
+    pusher.write(devices)
+    all_there = threading.Event()
+
+    def choose(call: faults.Call) -> Fault:
+        if len(proxy.calls) == 5:
+            all_there.set()
+        return faults.held(all_there)
+
+    proxy.choose = choose
+    assert pusher.push("--batch-size=1", "--concurrency=5").code == 0
+    assert proxy.most == 5
+    assert proxy.connections == 5
+    assert len(proxy.calls) == 40
+
+
+def test_connections_that_are_not_kept_are_made_anew(
+    pusher: Client, proxy: Proxy, acme: Organization
+) -> None:
+    devices = numbered(20)
+    acme.insert(*devices)
+    pusher.write(devices)
+    proxy.choose = lambda call: faults.closed_later
+    done = pusher.push("--batch-size=1", "--concurrency=2", "--json")
+    assert done.code == 0
+    assert done.summary["updated"] == 20
+    assert proxy.connections >= 20
+
+
+def test_a_413_halves_the_batch_and_those_that_follow(
+    pusher: Client, acme: Organization, service_url: str, tmp_path: Path
+) -> None:
+    devices = numbered(10_000, padding="x" * 100)
+    acme.insert(*devices)
+    pusher.write(devices)
+    limit = 40_000
+    log = tmp_path / "log"
+    with (
+        run_service(
+            log, DATABASE_URL=service_url, MAX_BODY_BYTES=str(limit)
+        ) as service,
+        run_proxy(service.port) as proxy,
+    ):
+        pusher.url = proxy.url
+        done = pusher.push("--concurrency=1", "--json")
+        too_large = [call for call in proxy.calls if len(call.body) > limit]
+    assert done.code == 0, done.err
+    assert (done.summary["updated"], done.summary["retries"]) == (10_000, 0)
+    assert acme.metadata() == devices
+    # What was made ready before it was known, and its halves; none of the rest.
+    assert 3 <= len(too_large) <= 12
+    assert max(len(call.body) for call in proxy.calls[20:]) <= limit
+
+
+def test_a_device_too_large_for_the_service_stands_alone_in_the_end(
+    pusher: Client, acme: Organization, service_url: str, tmp_path: Path
+) -> None:
+    devices = numbered(5)
+    devices["SN-3"]["padding"] = "x" * 2000
+    acme.insert(*devices)
+    pusher.write(devices)
+    with run_service(
+        tmp_path / "log", DATABASE_URL=service_url, MAX_BODY_BYTES="1000"
+    ) as service:
+        pusher.url = f"http://127.0.0.1:{service.port}"
+        done = pusher.push("--json")
+    assert done.code == 1
+    problem, _ = map(json.loads, done.out.splitlines())
+    assert problem == {
+        "problem": "413: Request body too large. Maximum 1000 bytes",
+        "line": 4,
+        "identifier": "SN-3",
+    }
+    assert (done.summary["updated"], done.summary["refused"]) == (4, 1)
+    assert pusher.statuses()["SN-3"] == "refused"
+    assert acme.metadata() == {**devices, "SN-3": {}}
+
+
+def test_a_400_isolates_the_device_that_is_refused(
+    pusher: Client, proxy: Proxy, acme: Organization
+) -> None:
+    devices = numbered(100)
+    acme.insert(*devices)
+    pusher.write(devices)
+    proxy.choose = refusing("SN-37", answered(400, 'no "SN-37"'))
+    done = pusher.push()
+    assert done.code == 1
+    assert 'fleet.ndjson, line 38, device "SN-37": 400: no "SN-37"\n' in done.err
+    assert "           99 updated\n            1 refused\n" in done.out
+    assert "Go on with the same command and --resume.\n" in done.out
+    assert acme.updated() == devices.keys() - {"SN-37"}
+    # A search by halves.
+    assert len(proxy.calls) < 20
+    # It may be taken later.
+    proxy.script()
+    proxy.calls.clear()
+    assert pusher.push("--resume").code == 0
+    [call] = proxy.calls
+    assert list(call.devices) == ["SN-37"]
+    assert acme.metadata() == devices
+
+
+def test_without_a_check_what_is_wrong_is_left_out(
+    pusher: Client, proxy: Proxy, acme: Organization
+) -> None:
+    acme.insert("SN-1", "SN-2")
+    (pusher.folder / "fleet.ndjson").write_text(
+        '{"identifier": "SN-1", "metadata": {}}\nnonsense\n'
+        '{"identifier": "SN-2", "metadata": []}\n'
+    )
+    done = pusher.push("--no-check")
+    assert done.code == 1
+    assert "fleet.ndjson, line 2: " in done.err
+    assert [row[3] for row in pusher.results()] == ["updated", "invalid", "invalid"]
+    assert not pusher.journal.exists()
+
+
+def test_what_has_no_answer_is_in_the_results_without_a_check_too(
+    pusher: Client, proxy: Proxy, acme: Organization
+) -> None:
+    devices = numbered(6)
+    acme.insert(*devices)
+    pusher.write(devices)
+    proxy.choose = refusing("SN-2", answered(401, "no"))
+    options = ("--no-check", "--batch-size=2", "--concurrency=1")
+    done = pusher.push(*options)
+    assert done.code == 1
+    assert pusher.statuses()["SN-2"] == "not_sent"
+    proxy.script()
+    assert pusher.push("--resume", *options).code == 0
+    assert pusher.statuses() == dict.fromkeys(devices, "updated")
+
+
+@pytest.mark.parametrize("name", ["out.ndjson", "out.jsonl", "out.csv"])
+def test_result_files_of_each_kind(
+    pusher: Client, acme: Organization, name: str
+) -> None:
+    acme.insert("SN-0")
+    pusher.write(numbered(2))
+    assert pusher.push(f"--results={name}").code == 3
+    assert pusher.results(name) == [
+        ["1", "SN-0", acme.ids()["SN-0"], "updated"],
+        ["2", "SN-1", "", "not_found"],
+    ]
+
+
+def test_a_result_file_of_no_kind(pusher: Client) -> None:
+    pusher.write(numbered(1))
+    done = pusher.push("--results=out.txt")
+    assert done.code == 2
+    assert done.err.endswith(
+        "Error: --results must end in one of: .csv, .ndjson, .jsonl\n"
+    )
+
+
+def test_standard_input(pusher: Client, acme: Organization) -> None:
+    acme.insert("SN-0")
+    file = pusher.write(numbered(1))
+    done = subprocess.run(
+        pusher.command("--format=ndjson", file="-"),
+        cwd=pusher.folder,
+        env=pusher.environment,
+        input=file.read_bytes(),
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"1 devices of standard input in " in done.stdout
+    assert pusher.results("stdin.results.csv")[0][3] == "updated"
