@@ -96,7 +96,12 @@ class Journal:
             raise JournalError(f"There is nothing to resume: {path} does not exist.")
         # Whoever has it keeps it: waiting for it makes no sense.
         self._connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-        self._connection.executescript(SETTINGS + TABLES)
+        try:
+            self._connection.executescript(SETTINGS + TABLES)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise JournalError(f"{path} is in use: another run goes on.") from None
         known = dict(self._rows("SELECT name, value FROM facts"))
         if not resume and not self.is_empty():
             raise JournalError(

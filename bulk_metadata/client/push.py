@@ -74,6 +74,7 @@ def _facts(plan: Plan, display: Display, stop: threading.Event) -> dict[str, str
     display.begin("Reading", "bytes", source.size)
     return {
         "the file": source.digest(on_piece),
+        "the format": plan.file_format,
         "the address": plan.url,
         "whether it is a dry run": str(plan.dry_run),
     }
