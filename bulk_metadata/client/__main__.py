@@ -121,12 +121,14 @@ def push_command(
         failure = push(plan, display, stop)
     seconds = time.monotonic() - start
     resumable = journal if journal.exists() else None
-    summary = Summary(name, display.tally, seconds, results, resumable, failure)
+    summary = Summary(
+        name, display.tally, seconds, results, resumable, failure, stop.signal
+    )
     if as_json:
         click.echo(summary.as_json())
     elif not quiet or summary.failure:
         click.echo(summary.as_text())
-    sys.exit(128 + stop.signal if stop.signal else summary.exit_code)
+    sys.exit(summary.exit_code)
 
 
 @contextmanager

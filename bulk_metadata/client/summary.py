@@ -23,10 +23,16 @@ class Summary(NamedTuple):
     journal: Path | None
     # Why it failed, if it did.
     failure: str
+    # The signal that ended it, if one did.
+    signal: int = 0
 
     @property
     def exit_code(self) -> int:
         """For scripts."""
+        answered = self.tally.statuses.total() - self.tally.statuses["not_sent"]
+        # Too late to end anything, if the journal of what was answered is gone.
+        if self.signal and (self.journal or not answered):
+            return 128 + self.signal
         statuses = {status for status, n in self.tally.statuses.items() if n}
         if self.failure or self.journal or statuses & {"invalid", "refused"}:
             return FAILED

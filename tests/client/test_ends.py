@@ -8,11 +8,20 @@ import sys
 import termios
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
 import pytest
 
+from bulk_metadata.client.check import check
+from bulk_metadata.client.display import Display
+from bulk_metadata.client.journal import Journal
+from bulk_metadata.client.reader import read
+from bulk_metadata.client.source import Source
+from bulk_metadata.client.stop import Stopped
+from bulk_metadata.client.summary import Summary
+from bulk_metadata.client.tally import Tally
 from tests.client import proxy as faults
 from tests.client.proxy import Proxy, answered
 from tests.client.pushing import Client, Done, numbered
@@ -150,6 +159,41 @@ def test_a_signal_while_it_is_checked(pusher: Client, proxy: Proxy) -> None:
 def unread(pipe: IO[str]) -> int:
     """Return how many bytes of what was written are still in the pipe."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "is_journal_there", "code"),
+    [
+        ({"updated": 5}, False, 0),
+        ({"updated": 5, "not_found": 1}, False, 3),
+        ({"updated": 5}, True, 130),
+        ({"updated": 5, "not_sent": 5}, True, 130),
+        ({"not_sent": 5}, False, 130),
+        ({}, False, 130),
+    ],
+    ids=str,
+)
+def test_a_signal_that_comes_too_late_changes_nothing(
+    statuses: dict[str, int], is_journal_there: bool, code: int
+) -> None:
+    tally = Tally()
+    tally.statuses.update(statuses)
+    journal = Path("journal") if is_journal_there else None
+    summary = Summary("file", tally, 1.0, Path("out.csv"), journal, "", signal.SIGINT)
+    assert summary.exit_code == code
+
+
+def test_a_check_ends_when_it_is_to_stop(pusher: Client) -> None:
+    source = Source(str(pusher.folder / "fleet.ndjson"))
+    journal = Journal(pusher.journal, {}, resume=False)
+    stop = threading.Event()
+    stop.set()
+    with closing(source.open()) as file:
+        chunks = read(file, "ndjson", 1000)
+        with pytest.raises(Stopped):
+            check(source, chunks, journal, Display("fleet"), stop)
+    assert not journal.counts()
+    journal.close(delete=True)
 
 
 def test_a_result_file_of_a_finished_run_is_replaced(
