@@ -14,10 +14,14 @@ from typing import BinaryIO
 import msgspec
 
 from bulk_metadata.client.device import Device, FileError, Problem
-from bulk_metadata.client.lines import MAX_LINE_BYTES, NOT_UTF8
+from bulk_metadata.client.lines import MAX_LINE_BYTES, NOT_UTF8, refuse_utf16
 from bulk_metadata.json_text import ANY_VALUE
 
 PIECE_BYTES = 256 * 1024
+
+# A piece may end within a token, and the rest of it looks like an error, or like a
+# number's end: 1e+ for one. Two escapes, \ud83d\ude9a, are the longest token.
+TOKEN_LENGTH = 12
 
 NO_SPACE = re.compile(r"[^ \t\n\r]")
 
@@ -40,10 +44,10 @@ def read_json_body(file: BinaryIO) -> Iterator[Device | Problem]:
         for identifier in _members(text):
             line = text.line
             yield _device(next(numbers), line, identifier.strip(), text.value())
-    if text.peek():
-        raise FileError(text.line, "the object has ended, and something follows it")
     if not found:
         raise FileError(text.line, 'there is no "devices"')
+    if text.peek():
+        raise FileError(text.line, "the object has ended, and something follows it")
 
 
 def _members(text: "Text") -> Iterator[str]:
@@ -131,17 +135,23 @@ class Text:
         except RecursionError:
             raise FileError(self.line, "nested too deeply") from None
         except json.JSONDecodeError as error:
-            if self._is_whole:
+            is_open = error.msg.startswith("Unterminated string")
+            if self._is_whole or not (is_open or self._is_near_end(error.pos)):
                 line = self.line + self._text.count("\n", self._position, error.pos)
                 raise FileError(line, error.msg) from None
             return None
-        # A number may go on.
-        return end if end < len(self._text) or self._is_whole else None
+        return end if self._is_whole or not self._is_near_end(end) else None
+
+    def _is_near_end(self, position: int) -> bool:
+        return len(self._text) - position < TOKEN_LENGTH
 
     def _read_on(self, size: int) -> bool:
         """Hold up to ``size`` more bytes; tell whether there were any."""
         piece = self._file.read(size)
+        if self.line == 1:
+            refuse_utf16(piece)
         self._is_whole = not piece
-        self._text = self._text[self._position :] + self._decoder.decode(piece)
+        text = self._decoder.decode(piece, final=self._is_whole)
+        self._text = self._text[self._position :] + text
         self._position = 0
         return not self._is_whole

@@ -27,8 +27,14 @@ def read_lines(file: BinaryIO) -> Iterator[str]:
     while raw := file.readline(MAX_LINE_BYTES + 1):
         if len(raw) > MAX_LINE_BYTES:
             raise FileError(line, f"longer than {MAX_LINE_BYTES} bytes")
-        if line == 1 and raw.startswith(UTF16_MARKS):
-            raise FileError(line, "UTF-16, where UTF-8 is needed")
+        if line == 1:
+            refuse_utf16(raw)
         yield raw.decode(encoding, "surrogateescape")
         encoding = "utf-8"
         line += 1
+
+
+def refuse_utf16(start: bytes) -> None:
+    """Raise FileError if a file that begins with ``start`` is UTF-16."""
+    if start.startswith(UTF16_MARKS):
+        raise FileError(1, "UTF-16, where UTF-8 is needed")

@@ -4,6 +4,8 @@ import io
 import json
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from bulk_metadata.client import json_body
 from bulk_metadata.client.device import FileError
@@ -58,6 +60,47 @@ def test_it_does_not_matter_where_pieces_end(
     assert read_all(BODY, "json") == whole
 
 
+TOKENS = st.sampled_from(
+    [
+        *[
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            '"',
+            "\\",
+            "\n",
+            "  ",
+            "é",
+            "😀",
+            "a",
+            "-",
+            ".",
+        ],
+        *['"devices":', '{"devices": {', '"SN-1": {', "}, ", '"x": ', "1.5e+10", "-0"],
+        *["null", "true", "NaN", "-Infinity", '"\\ud83d\\ude9a"', '"\\u00e9 \\" {"'],
+    ]
+)
+
+
+@given(body=st.lists(TOKENS, max_size=30).map("".join), size=st.integers(1, 20))
+@example(body='{"x": 1.5, "y": 1e+10, "devices": {"a": -0.25e-7}}', size=1)
+def test_nor_for_anything_that_looks_like_a_body(body: str, size: int) -> None:
+    whole = read_all(body, "json")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(json_body, "PIECE_BYTES", size)
+        assert read_all(body, "json") == whole
+
+
+def test_a_mistake_is_found_where_it_is_however_long_the_file() -> None:
+    body = '{"devices": {"SN-1": {},\n"SN-2": {"a": oops}%s}}' % (
+        "\n" * json_body.PIECE_BYTES * 50
+    )
+    assert problems(body, "json") == [(2, "", "Expecting value" + TAIL)]
+
+
 def test_a_body_that_breaks_off_anywhere_is_a_problem() -> None:
     data = BODY.encode().rstrip()
     for end in range(len(data)):
@@ -71,6 +114,7 @@ def test_a_body_that_breaks_off_anywhere_is_a_problem() -> None:
     [
         ("", 1, "'{' is expected"),
         ("[]", 1, "'{' is expected"),
+        ('{"identifier": "a"}\n{"identifier": "b"}', 1, 'there is no "devices"'),
         ("{}", 1, 'there is no "devices"'),
         ('{"device": {}}', 1, 'there is no "devices"'),
         ('{"devices": []}', 1, "devices must be an object"),
@@ -108,6 +152,16 @@ def test_bytes_that_are_not_utf_8() -> None:
     devices, wrong = read_all(body, "json")
     assert [device.identifier for device in devices] == ["SN-2"]
     assert wrong == [(1, "", "not UTF-8")]
+
+
+def test_a_character_that_breaks_off_at_the_end() -> None:
+    [(_, _, reason)] = problems(b'{"devices": {}}\xe2\x82', "json")
+    assert reason == "the object has ended, and something follows it" + TAIL
+
+
+def test_utf_16_is_named() -> None:
+    reason = "UTF-16, where UTF-8 is needed" + TAIL
+    assert problems(BODY.encode("utf-16"), "json") == [(1, "", reason)]
 
 
 def test_numbers_of_any_length() -> None:
