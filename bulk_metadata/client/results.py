@@ -31,8 +31,22 @@ def write_results(results: Iterable[Result], path: Path) -> None:
     partial.replace(path)
 
 
+class Rows:
+    """A file of rows that end with a line feed, which scripts expect.
+
+    The csv module is not told so: it would leave carriage returns without quotes.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        """Write ``row``, as the csv module ends it."""
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
 def _write_csv(results: Iterable[Result], file: TextIO) -> None:
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(Rows(file))
     writer.writerow(COLUMNS)
     writer.writerows(results)
 

@@ -1,0 +1,57 @@
+"""The result file says of each device what the journal does."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from bulk_metadata.client.journal import Result
+from bulk_metadata.client.results import write_results
+
+IDENTIFIERS = ["SN-1", "a,b", '"', "a\nb", "a\rb", "\r\n", " é😀\0\\", "", "\u2028"]
+RESULTS = [
+    Result(line, identifier, "", "not_found")
+    for line, identifier in enumerate(IDENTIFIERS, 2)
+]
+
+
+def test_csv_that_any_program_reads_as_it_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.csv"
+    write_results(RESULTS, path)
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["line", "identifier", "deviceId", "status"]
+    assert rows == [[str(result.line), *result[1:]] for result in RESULTS]
+    # Scripts take the last column as it is.
+    assert path.read_bytes().startswith(
+        b"line,identifier,deviceId,status\n2,SN-1,,not_found\n3,"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".ndjson", ".jsonl"])
+def test_a_line_of_json_for_each_device(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"fleet{suffix}"
+    write_results(RESULTS, path)
+    lines = path.read_bytes().decode().split("\n")
+    assert lines.pop() == ""
+    assert len(lines) == len(RESULTS)
+    assert (
+        lines[0] == '{"line":2,"identifier":"SN-1","deviceId":"","status":"not_found"}'
+    )
+    assert (
+        lines[4] == '{"line":6,"identifier":"a\\rb","deviceId":"","status":"not_found"}'
+    )
+
+
+def test_what_was_there_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.csv"
+    path.write_text("old")
+
+    def broken() -> Result:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_results((broken() for _ in range(1)), path)
+    assert path.read_text() == "old"
+    write_results([], path)
+    assert path.read_text() == "line,identifier,deviceId,status\n"
