@@ -16,7 +16,8 @@ The way of one file, in reading order:
     summary.py   what is said in the end, and the exit code
 
 Beside it: device.py (a device of the file, and a problem), lines.py (lines of text),
-tally.py (the counts), display.py (what is seen meanwhile), stop.py (Ctrl-C).
+column.py (a table's columns), tally.py (the counts), display.py (what is seen
+meanwhile), stop.py (Ctrl-C).
 
 It needs no database, and of the service nothing but what both must agree on:
 json_text.py and jsonb.py, which tell what JSON is and what PostgreSQL holds of it.

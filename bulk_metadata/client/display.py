@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from bulk_metadata.client.device import Problem
+from bulk_metadata.client.device import Problem, shorten
 from bulk_metadata.client.tally import Tally
 
 # Seconds between two lines: it is seen that it goes on, and no log is flooded.
@@ -62,7 +62,7 @@ class Display(AbstractContextManager["Display"]):
             found = {"problem": reason, "line": line, "identifier": identifier}
             click.echo(msgspec.json.encode(found))
         else:
-            device = f', device "{identifier}"' if identifier else ""
+            device = f', device "{shorten(identifier)}"' if identifier else ""
             self.say(printable(f"{self._name}, line {line}{device}: {reason}"))
 
 

@@ -1,87 +1,42 @@
 """CSV and TSV, Excel's too: a row for each device, and a column for each member.
 
-A cell is a string as it stands, unless the header says otherwise: ``battery:number``,
-``enabled:boolean``, ``tags:json``. A dot in the name nests. An empty cell leaves the
-member out.
+What the columns are is told by column.py. An empty cell leaves the member out.
 """
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count
 from typing import Any, BinaryIO
 
 import msgspec
 
+from bulk_metadata.client.column import (
+    IDENTIFIER,
+    CellError,
+    Column,
+    HeaderError,
+    Nameless,
+    columns_of,
+)
 from bulk_metadata.client.device import Device, FileError, Problem
 from bulk_metadata.client.lines import MAX_LINE_BYTES, NOT_UTF8, read_lines
-from bulk_metadata.json_text import ANY_VALUE, JsonText
 
 csv.field_size_limit(MAX_LINE_BYTES)
 
-IDENTIFIER = "identifier"
-
-# RFC 8259, 6.
-NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-
-# Excel writes the list separator of its country, and its own words in capitals.
+# Excel writes the list separator of its country.
 SEPARATORS = ",;\t"
-BOOLEANS = {"true": JsonText(b"true"), "false": JsonText(b"false")}
+# And some write for it what that is.
+SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?")
 
-
-class CellError(Exception):
-    """What a cell's text is not."""
-
-
-def _number(text: str) -> JsonText:
-    if not NUMBER.fullmatch(text.strip()):
-        raise CellError("not a number")
-    return JsonText(text.strip().encode())
-
-
-def _boolean(text: str) -> JsonText:
-    if (value := BOOLEANS.get(text.strip().lower())) is None:
-        raise CellError("neither true nor false")
-    return value
-
-
-def _json(text: str) -> JsonText:
-    try:
-        return ANY_VALUE.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
-        raise CellError(f"not JSON ({error})") from None
-
-
-TYPES: dict[str, Callable[[str], object]] = {
-    "string": str,
-    "number": _number,
-    "boolean": _boolean,
-    "json": _json,
+# In plain words what the csv module says of programs.
+PLAIN_WORDS = {
+    "unexpected end of data": "a quote is never closed",
+    "field larger than": f"a cell of over {MAX_LINE_BYTES} characters; is a quote "
+    "never closed?",
+    "new-line character": "a carriage return that ends no line. If all lines end with "
+    "one, as on old Macs, save the file with other line ends",
 }
-
-
-class Column:
-    """A column: where its cells go in the metadata, and as what."""
-
-    def __init__(self, header: str) -> None:
-        """Read the header. Raises CellError with what is wrong with it."""
-        name, colon, type_name = header.rpartition(":")
-        if not colon:
-            name, type_name = header, "string"
-        if type_name not in TYPES:
-            raise CellError(f"has none of the types there are: {', '.join(TYPES)}")
-        self.header = header
-        self.convert = TYPES[type_name]
-        self.path = name.split(".")
-        *self.parents, self.member = self.path
-        if not all(self.path):
-            raise CellError("does not name a member")
-
-    def put(self, cell: str, metadata: dict[str, Any]) -> None:
-        """Put the cell's value where it belongs. Raises CellError."""
-        for parent in self.parents:
-            metadata = metadata.setdefault(parent, {})
-        metadata[self.member] = self.convert(cell)
 
 
 def read_csv(file: BinaryIO) -> Iterator[Device | Problem]:
@@ -89,8 +44,10 @@ def read_csv(file: BinaryIO) -> Iterator[Device | Problem]:
     FileError."""
     lines = read_lines(file)
     first = next(lines, "")
-    separator = max(SEPARATORS, key=first.count)
-    return _read(chain([first], lines), separator)
+    if said := SEPARATOR_LINE.fullmatch(first):
+        yield from _read(chain(["\n"], lines), said[1])
+    else:
+        yield from _read(chain([first], lines), max(SEPARATORS, key=first.count))
 
 
 def read_tsv(file: BinaryIO) -> Iterator[Device | Problem]:
@@ -99,50 +56,34 @@ def read_tsv(file: BinaryIO) -> Iterator[Device | Problem]:
 
 
 def _read(lines: Iterable[str], separator: str) -> Iterator[Device | Problem]:
+    rows = _rows(lines, separator)
+    line, header = next(rows, (1, []))
+    header = [name.strip() for name in header]
+    try:
+        "".join(header).encode()
+        columns = columns_of(header)
+    except UnicodeEncodeError:
+        raise FileError(line, NOT_UTF8) from None
+    except HeaderError as error:
+        raise FileError(line, error) from None
+    place = header.index(IDENTIFIER)
+    for number, (line, row) in zip(count(1), rows, strict=False):
+        yield _device(number, line, row, place, columns)
+
+
+def _rows(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows in which anything stands, each with the line where it begins: a
+    cell in quotes may hold line breaks."""
     rows = csv.reader(lines, delimiter=separator, strict=True)
-    numbers = count(1)
-    # Where the row being read begins: a cell in quotes may hold line breaks.
     line = 1
     try:
-        header = [name.strip() for name in next(rows, [])]
-        columns = _columns(header)
-        place = header.index(IDENTIFIER)
-        line = rows.line_num + 1
         for row in rows:
-            if row:  # not a blank line
-                yield _device(next(numbers), line, row, place, columns)
+            if any(row):
+                yield line, row
             line = rows.line_num + 1
     except csv.Error as error:
-        raise FileError(line, error) from None
-
-
-def _columns(header: Sequence[str]) -> list[Column | None]:
-    """Return what each column is; the identifier's is None."""
-    if header.count(IDENTIFIER) != 1:
-        raise FileError(1, f'the header must have one column "{IDENTIFIER}"')
-    columns: list[Column | None] = []
-    for name in header:
-        try:
-            column = None if name == IDENTIFIER else Column(name)
-            _judge_column(column, columns)
-        except CellError as error:
-            raise FileError(1, f'the column "{name}" {error}') from None
-        columns.append(column)
-    return columns
-
-
-def _judge_column(column: Column | None, before: Iterable[Column | None]) -> None:
-    if column is None:
-        return
-    if column.header == "metadata":
-        raise CellError(
-            "is not needed: every column is a member of the metadata. For a member "
-            'of that name call it "metadata:string"'
-        )
-    for other in filter(None, before):
-        shorter = min(len(column.path), len(other.path))
-        if column.path[:shorter] == other.path[:shorter]:
-            raise CellError(f'goes where the column "{other.header}" goes')
+        reasons = (plain for words, plain in PLAIN_WORDS.items() if words in str(error))
+        raise FileError(line, next(reasons, error)) from None
 
 
 def _device(
@@ -150,11 +91,15 @@ def _device(
     line: int,
     row: Sequence[str],
     place: int,
-    columns: Sequence[Column | None],
+    columns: Sequence[Column | Nameless | None],
 ) -> Device | Problem:
     if len(row) != len(columns):
         reason = f"{len(row)} cells, where the header has {len(columns)}"
         return Problem(number, line, "", reason)
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:
+        return Problem(number, line, "", NOT_UTF8)
     identifier = row[place].strip()
     metadata: dict[str, Any] = {}
     reasons = []
@@ -163,11 +108,10 @@ def _device(
             try:
                 column.put(cell, metadata)
             except CellError as error:
-                reasons.append(f'column "{column.header}": "{cell}" is {error}')
+                reasons.append(str(error))
     if reasons:
         return Problem(number, line, identifier, "; ".join(reasons))
     try:
-        identifier.encode()
         return Device(number, line, identifier, msgspec.json.encode(metadata))
-    except UnicodeEncodeError:
-        return Problem(number, line, "", NOT_UTF8)
+    except RecursionError:
+        return Problem(number, line, identifier, "nested too deeply")
