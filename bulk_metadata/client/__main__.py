@@ -103,6 +103,8 @@ def push_command(
     results = results or default_results(file, dry_run=options["dry_run"])
     if results.suffix not in SUFFIXES:
         raise click.UsageError(f"--results must end in one of: {', '.join(SUFFIXES)}")
+    if file != STDIN and results.exists() and results.samefile(file):
+        raise click.UsageError("--results must not be the file that is pushed.")
     key = read_key(is_piped=file == STDIN)
     journal = results.with_name(f"{results.name}.journal")
     stop = Stop()
@@ -154,7 +156,7 @@ def make_display(name: str, quiet: bool, as_json: bool) -> Display:
 
 def format_of(file: str) -> str:
     """Return the format that the name of ``file`` tells, which may end in .gz."""
-    suffix = Path(file.removesuffix(".gz")).suffix.lower()
+    suffix = Path(file.lower().removesuffix(".gz")).suffix
     if suffix not in FORMATS:
         raise click.UsageError(
             f"The name must end in one of: {', '.join(FORMATS)}; or --format must tell."
@@ -180,7 +182,7 @@ def read_key(*, is_piped: bool) -> str:
     """Return the key: never an argument, which all of the machine could see."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
-        if is_piped or not sys.stdin.isatty():
+        if is_piped or not sys.stdin or not sys.stdin.isatty():
             raise click.UsageError(f"Set {KEY_VARIABLE} to the key.")
         key = click.prompt("API key", hide_input=True, err=True).strip()
     if not (key.isascii() and key.isprintable()):

@@ -25,9 +25,7 @@ class Source:
 
     def __init__(self, path: str) -> None:
         """Open the file, STDIN or another. Raises OSError."""
-        raw: BinaryIO = sys.stdin.buffer
-        if path != STDIN:
-            raw = Path(path).open("rb")  # noqa: SIM115  # as long as the process runs
+        raw = _open(path)
         self._raw = raw if raw.seekable() else _spool(raw)
         self._raw.seek(0)
         self._is_gzip = self._raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
@@ -66,6 +64,14 @@ class Source:
             # Its lines are three times as fast with a buffer written in C.
             return io.BufferedReader(gzip.GzipFile(fileobj=self._raw))
         return self._raw
+
+
+def _open(path: str) -> BinaryIO:
+    if path != STDIN:
+        return Path(path).open("rb")
+    if sys.stdin is None:  # as Python has it where there is none
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer
 
 
 def _spool(pipe: BinaryIO) -> BinaryIO:

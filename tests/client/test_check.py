@@ -137,6 +137,7 @@ def test_a_file_without_devices(name: str, content: bytes, tmp_path: Path) -> No
         ("fleet.jsonl", FLEET),
         ("FLEET.NDJSON", FLEET),
         ("fleet.ndjson.gz", gzip.compress(FLEET)),
+        ("FLEET.NDJSON.GZ", gzip.compress(FLEET)),
         # It is gzip that counts, not the name.
         ("fleet.ndjson", gzip.compress(FLEET)),
         ("fleet.ndjson.gz", FLEET),
@@ -200,6 +201,62 @@ def test_a_gzip_file_that_is_broken(
     assert done.returncode == 1
     assert "fleet.ndjson.gz, line " in done.stderr
     assert f": cannot read: {reason}" in done.stderr
+
+
+def test_standard_input_that_is_closed(tmp_path: Path) -> None:
+    def without_stdin(*arguments: str, **environment: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "bulk_metadata.client", "push", *arguments]
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" <&-', "sh", *command, "--url", "http://localhost"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return done.returncode, done.stderr.splitlines()[-1]
+
+    assert without_stdin("-", "--format", "csv", BULK_METADATA_API_KEY="tlm_none") == (
+        1,
+        "Error: standard input is closed",
+    )
+    (tmp_path / "fleet.ndjson").write_bytes(FLEET)
+    assert without_stdin("fleet.ndjson", BULK_METADATA_API_KEY="") == (
+        2,
+        "Error: Set BULK_METADATA_API_KEY to the key.",
+    )
+
+
+def test_the_results_never_take_the_place_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "fleet.ndjson").write_bytes(FLEET)
+    done = push(tmp_path, "fleet.ndjson", "--results", f"{tmp_path}/fleet.ndjson")
+    assert done.returncode == 2
+    assert "--results must not be the file that is pushed." in done.stderr
+    assert (tmp_path / "fleet.ndjson").read_bytes() == FLEET
+
+
+def test_a_message_holds_no_more_than_can_be_read(tmp_path: Path) -> None:
+    identifier = "x" * 1_000_000
+    (tmp_path / "fleet.csv").write_text(f"identifier,a:number\n{identifier},y\n")
+    done = push(tmp_path, "fleet.csv", "--quiet")
+    assert done.stderr.splitlines()[0] == (
+        f'fleet.csv, line 2, device "{"x" * 100}...": '
+        'column "a:number": "y" is not a number'
+    )
+    [problem] = push(tmp_path, "fleet.csv", "--json", "--quiet").stdout.splitlines()
+    assert json.loads(problem)["identifier"] == identifier
+
+
+@pytest.mark.parametrize("check", ["--check", "--no-check"])
+def test_what_is_not_utf_8_can_be_shown(check: str, tmp_path: Path) -> None:
+    (tmp_path / "fleet.csv").write_bytes(b"identifier,n:number\nSN-1\xe9,\xe9\n")
+    done = push(tmp_path, "fleet.csv", check, "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[0]) == {
+        "problem": "not UTF-8",
+        "line": 2,
+        "identifier": "",
+    }
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
