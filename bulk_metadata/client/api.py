@@ -37,9 +37,6 @@ PATH = "/api/ext-v1/device/bulk-metadata"
 # May be over in a moment: the service's own 500, and what proxies before it say.
 PASSING = (429, 500, 502, 503, 504)
 
-# What is answered to a body that has something in it that the API does not take.
-REFUSALS = (400, 413)
-
 # Seconds. The API answers within 15 at the worst, and proxies let calls wait.
 CONNECT_TIMEOUT = 10
 READ_TIMEOUT = 60
@@ -204,10 +201,14 @@ class Api:
             raise Unanswered(_trouble(error)) from None
         if response.status == HTTPStatus.OK:
             return response.data
-        sentence = _sentence(response)
+        said = _said(response)
+        sentence = _sentence(response, said)
         if response.status in PASSING:
             raise Unanswered(sentence, _retry_after(response))
-        if response.status in REFUSALS:
+        if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (
+            # Another's is not about a device: a proxy did not take the request itself.
+            response.status == HTTPStatus.BAD_REQUEST and said is not None
+        ):
             raise Refused(response.status, sentence)
         raise Hopeless(sentence)
 
@@ -256,13 +257,20 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
     return min(seconds or 0, LONGEST_RETRY_AFTER)
 
 
-def _sentence(response: urllib3.BaseHTTPResponse) -> str:
-    """Return what an error answer says, for people."""
+def _said(response: urllib3.BaseHTTPResponse) -> str | None:
+    """Return the sentence of an error of the API; None if the answer is another's."""
     try:
-        sentence = f"{response.status}: {ERROR.decode(response.data).error}"
+        return ERROR.decode(response.data).error
     except (msgspec.DecodeError, RecursionError):
-        # A proxy's page: its status says more.
-        sentence = f"{response.status} {response.reason}"
-        if location := response.headers.get("Location"):
-            sentence += f" to {location}"
+        return None
+
+
+def _sentence(response: urllib3.BaseHTTPResponse, said: str | None) -> str:
+    """Return what an error answer says, for people."""
+    if said is not None:
+        return printable(f"{response.status}: {said}")
+    # A proxy's page: its status says more.
+    sentence = f"{response.status} {response.reason}"
+    if location := response.headers.get("Location"):
+        sentence += f" to {location}"
     return printable(sentence)

@@ -43,7 +43,7 @@ class Display(AbstractContextManager["Display"]):
         """Leave the terminal as it was."""
 
     def leave(self) -> None:
-        """Leave it nearly so, from a signal's handler, where no lock can be taken."""
+        """Leave it nearly so, without a lock that another thread may hold."""
 
     def begin(self, what: str, unit: str, total: int | None, done: int = 0) -> None:
         """Begin a phase of so many units, of which some may be done already."""

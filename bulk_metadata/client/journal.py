@@ -28,14 +28,15 @@ CREATE TABLE IF NOT EXISTS outcomes (
     number INTEGER PRIMARY KEY, device_id TEXT NOT NULL, status TEXT NOT NULL);
 """
 
-# Each device whose identifier stands before it, and the first line where it does.
+# Each device whose identifier stands before it, and the first line where it does. CROSS
+# keeps SQLite to this order of the tables: in another it takes hours for many repeats.
 SELECT_REPEATS = """
 SELECT again.number, again.line, again.identifier, first.line
-  FROM (SELECT identifier, min(number) AS number
-          FROM devices GROUP BY identifier HAVING count(*) > 1) AS repeated
-  JOIN devices AS first USING (number)
-  JOIN devices AS again
-    ON again.identifier = repeated.identifier AND again.number > repeated.number
+  FROM devices AS again
+ CROSS JOIN (SELECT identifier, min(number) AS number
+               FROM devices GROUP BY identifier HAVING count(*) > 1) AS repeated
+    ON repeated.identifier = again.identifier AND repeated.number < again.number
+ CROSS JOIN devices AS first ON first.number = repeated.number
  ORDER BY again.number
 """
 

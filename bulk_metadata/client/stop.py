@@ -26,14 +26,16 @@ class Stop(threading.Event):
             self.set()
             say("Ending, once the calls under way are answered. Again: at once.")
 
+        def end_at_once() -> None:
+            leave()
+            # The journal has what was answered: nothing is lost.
+            os._exit(128 + self.signal)
+
         def handle(number: int, _: object) -> None:
-            if self.signal:
-                # The journal has what was answered: nothing is lost.
-                leave()
-                os._exit(128 + number)
+            then = end_at_once if self.signal else end
             self.signal = number
-            # Not here: the thread that was interrupted may hold the lock.
-            threading.Thread(target=end).start()
+            # Not here: the thread that was interrupted may hold a lock.
+            threading.Thread(target=then).start()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, handle)

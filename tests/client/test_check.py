@@ -5,10 +5,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from bulk_metadata.client.check import check
+from bulk_metadata.client.device import Device
+from bulk_metadata.client.display import Display
+from bulk_metadata.client.journal import Journal
+from bulk_metadata.client.reader import read
+from bulk_metadata.client.source import Source
+from bulk_metadata.client.stop import Stopped
 from tests.conftest import Organization
 from tests.service import ROOT, Service
 
@@ -262,3 +270,40 @@ def test_what_is_not_utf_8_can_be_shown(check: str, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert push(tmp_path, "fleet.ndjson").returncode == 2
     assert push(tmp_path, ".").returncode == 2
+
+
+def test_a_check_can_be_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.ndjson"
+    path.write_bytes(FLEET)
+    source = Source(str(path))
+    journal = Journal(tmp_path / "journal", {}, resume=False)
+    stop = threading.Event()
+    stop.set()
+    with source.open() as file:
+        chunks = read(file, "ndjson", 10_000_000)
+        with pytest.raises(Stopped):
+            check(source, chunks, journal, Display("fleet.ndjson"), stop)
+    # It is as if it had not begun.
+    assert not journal.is_checked
+    assert journal.counts() == {}
+    journal.close(delete=True)
+
+
+def test_many_identifiers_that_repeat_are_found_in_one_pass(tmp_path: Path) -> None:
+    """A pass for each of them would take hours."""
+    journal = Journal(tmp_path / "journal", {}, resume=False)
+    devices = [
+        Device(number, number, f"SN-{number % 100_000}", b"{}")
+        for number in range(1, 200_001)
+    ]
+    with journal.checking():
+        journal.list(devices)
+    repeats = list(journal.repeats())
+    assert len(repeats) == 100_000
+    assert repeats[0] == (
+        100_001,
+        100_001,
+        "SN-1",
+        "the same identifier as on line 1",
+    )
+    journal.close(delete=True)

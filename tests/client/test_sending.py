@@ -187,6 +187,18 @@ def test_a_device_too_large_for_the_service_stands_alone_in_the_end(
     assert acme.metadata() == {**devices, "SN-3": {}}
 
 
+def test_a_400_that_is_not_the_apis_ends_the_run(
+    pusher: Client, proxy: Proxy, acme: Organization
+) -> None:
+    pusher.write(numbered(50))
+    page = b"<html>The plain HTTP request was sent to HTTPS port</html>"
+    proxy.choose = lambda call: answered(400, page)
+    done = pusher.push("--batch-size=10", "--concurrency=1")
+    assert done.code == 1
+    assert "Failed: 400 Bad Request\n" in done.out
+    assert len(proxy.calls) == 1
+
+
 def test_a_400_isolates_the_device_that_is_refused(
     pusher: Client, proxy: Proxy, acme: Organization
 ) -> None:
