@@ -11,9 +11,11 @@ from typing import Any
 
 import click
 
-from bulk_metadata.client.api import Hopeless, Unanswered, endpoint
+from bulk_metadata.client.answer import Hopeless, Unanswered
+from bulk_metadata.client.api import endpoint
+from bulk_metadata.client.bar import Bar
 from bulk_metadata.client.check import Unsound
-from bulk_metadata.client.display import Bar, Display, Lines
+from bulk_metadata.client.display import Display, Lines
 from bulk_metadata.client.journal import JournalError
 from bulk_metadata.client.push import Plan, push
 from bulk_metadata.client.reader import FORMATS, READERS

@@ -1,13 +1,10 @@
-"""One call: sent, tried again while that may help, and its answer judged."""
+"""One call: sent, and tried again while that may help."""
 
 import ssl
 import threading
 from collections.abc import Callable
-from http import HTTPStatus
-from typing import Literal
 from urllib.parse import urlsplit
 
-import msgspec
 import urllib3
 from tenacity import (
     RetryCallState,
@@ -21,7 +18,6 @@ from tenacity import (
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
-    InvalidHeader,
     LocationParseError,
     NewConnectionError,
     ProtocolError,
@@ -29,13 +25,17 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from bulk_metadata.client.display import printable
+from bulk_metadata.client.answer import (
+    Answer,
+    Hopeless,
+    Refused,
+    Unanswered,
+    body_of,
+    parse_answer,
+)
 from bulk_metadata.client.stop import Stopped
 
 PATH = "/api/ext-v1/device/bulk-metadata"
-
-# May be over in a moment: the service's own 500, and what proxies before it say.
-PASSING = (429, 500, 502, 503, 504)
 
 # Seconds. The API answers within 15 at the worst, and proxies let calls wait.
 CONNECT_TIMEOUT = 10
@@ -43,60 +43,12 @@ READ_TIMEOUT = 60
 
 # Seconds before the next attempt: random, up to 0.5, 1, 2, 4, ... and 30.
 BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
-# A longer Retry-After is taken for this: asking once an hour is no burden.
-LONGEST_RETRY_AFTER = 3600
-
-# No devices: answered without a look at the database, and never written.
-PROBE = b'{"devices":{}}'
-
-
-class Refused(Exception):
-    """The API does not take this body, or one of the devices in it."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
-class Unanswered(Exception):
-    """No answer in all attempts; the message is why the last one failed."""
-
-    def __init__(self, reason: str, retry_after: float = 0) -> None:
-        super().__init__(reason)
-        #: Seconds that the server asks to be left alone.
-        self.retry_after = retry_after
-
-
-class Hopeless(Exception):
-    """No call can succeed: a wrong key, a wrong address. The message says which."""
-
-
-class DeviceResult(msgspec.Struct, rename="camel", gc=False):
-    """What the API says of one device."""
-
-    identifier: str
-    device_id: str
-    status: Literal["updated", "not_found"]
-
-
-class Answer(msgspec.Struct, rename="camel"):
-    """The body of a 200, as far as it matters."""
-
-    results: list[DeviceResult]
-    dry_run: bool = False
-
-
-class Error(msgspec.Struct):
-    """The body of any other answer."""
-
-    error: str
-
-
-ANSWER = msgspec.json.Decoder(Answer)
-ERROR = msgspec.json.Decoder(Error)
 
 # What became of devices, by identifier: their ids and statuses.
 Results = dict[str, tuple[str, str]]
+
+# No devices: answered without a look at the database, and never written.
+PROBE = b'{"devices":{}}'
 
 
 def endpoint(url: str) -> str:
@@ -177,10 +129,7 @@ class Api:
 
     def _call(self, body: bytes) -> Answer:
         data = self._post(body, "?dryRun=true" if self._dry_run else "")
-        try:
-            answer = ANSWER.decode(data)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise Unanswered(f"200, but not the API's answer: {error}") from None
+        answer = parse_answer(data)
         if answer.dry_run != self._dry_run:
             raise Hopeless("The service did not keep to what a dry run is.")
         return answer
@@ -199,18 +148,7 @@ class Api:
             if _is_misled(error):
                 raise Hopeless(f"No secure connection: {error}") from None
             raise Unanswered(_trouble(error)) from None
-        if response.status == HTTPStatus.OK:
-            return response.data
-        said = _said(response)
-        sentence = _sentence(response, said)
-        if response.status in PASSING:
-            raise Unanswered(sentence, _retry_after(response))
-        if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (
-            # Another's is not about a device: a proxy did not take the request itself.
-            response.status == HTTPStatus.BAD_REQUEST and said is not None
-        ):
-            raise Refused(response.status, sentence)
-        raise Hopeless(sentence)
+        return body_of(response)
 
     def _before_retry(self, state: RetryCallState) -> None:
         self._on_retry(str(_failure(state)))
@@ -247,30 +185,3 @@ def _trouble(error: HTTPError) -> str:
     if isinstance(error, ProtocolError | SSLError):
         return "the connection was lost"
     return f"an answer that cannot be read: {error.args[0]}"
-
-
-def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
-    try:
-        seconds = urllib3.Retry().get_retry_after(response)
-    except (InvalidHeader, ValueError, OverflowError):  # a date in the year 99999
-        seconds = None
-    return min(seconds or 0, LONGEST_RETRY_AFTER)
-
-
-def _said(response: urllib3.BaseHTTPResponse) -> str | None:
-    """Return the sentence of an error of the API; None if the answer is another's."""
-    try:
-        return ERROR.decode(response.data).error
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _sentence(response: urllib3.BaseHTTPResponse, said: str | None) -> str:
-    """Return what an error answer says, for people."""
-    if said is not None:
-        return printable(f"{response.status}: {said}")
-    # A proxy's page: its status says more.
-    sentence = f"{response.status} {response.reason}"
-    if location := response.headers.get("Location"):
-        sentence += f" to {location}"
-    return printable(sentence)

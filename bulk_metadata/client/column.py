@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bulk_metadata.client.device import shorten
+from bulk_metadata.client.shown import shorten
 from bulk_metadata.json_text import ANY_VALUE, JsonText
 
 IDENTIFIER = "identifier"

@@ -26,17 +26,6 @@ class Problem(NamedTuple):
     reason: str
 
 
-# More of a cell or an identifier is of no use to who looks for it.
-SHOWN_CHARACTERS = 100
-
-
-def shorten(text: str) -> str:
-    """Return so much of ``text`` that a message can hold it."""
-    if len(text) <= SHOWN_CHARACTERS:
-        return text
-    return f"{text[:SHOWN_CHARACTERS]}..."
-
-
 class FileError(Exception):
     """From ``line`` on nothing can be read any more."""
 

@@ -14,7 +14,8 @@ from concurrent.futures import (
 from http import HTTPStatus
 from typing import NamedTuple
 
-from bulk_metadata.client.api import Api, Hopeless, Refused, Results, Unanswered
+from bulk_metadata.client.answer import Hopeless, Refused, Unanswered
+from bulk_metadata.client.api import Api, Results
 from bulk_metadata.client.batch import Batch, Batcher, halves
 from bulk_metadata.client.device import Device, Problem
 from bulk_metadata.client.display import Display

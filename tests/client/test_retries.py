@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from bulk_metadata.client import api
+from bulk_metadata.client.answer import Unanswered
 from bulk_metadata.client.api import endpoint
 from tests.client import proxy as faults
 from tests.client.proxy import Fault, Proxy, answered
@@ -284,7 +285,7 @@ def test_nobody_answers(
             stop=threading.Event(),
             on_retry=pytest.fail,
         )
-        with pytest.raises(api.Unanswered, match=f"^{reason}$"):
+        with pytest.raises(Unanswered, match=f"^{reason}$"):
             called.replace(b"{}")
 
 
