@@ -103,6 +103,23 @@ def test_without_the_check_the_rest_is_sent(
     assert not (tmp_path / "fleet.ndjson.results.csv.journal").exists()
 
 
+def test_a_file_that_holds_everything_twice(tmp_path: Path) -> None:
+    count = 50_000
+    lines = [
+        f'{{"identifier": "SN-{number}", "metadata": {{}}}}\n'
+        for number in range(count)
+    ]
+    (tmp_path / "fleet.ndjson").write_text("".join([*lines, *lines]))
+    done = push(tmp_path, "fleet.ndjson", "--quiet")
+    *problems, end = done.stderr.splitlines()
+    assert problems == [
+        f'fleet.ndjson, line {count + number + 1}, device "SN-{number}": '
+        f"the same identifier as on line {number + 1}"
+        for number in range(count)
+    ]
+    assert end == "Error: 50,000 problems. Nothing was sent."
+
+
 def test_problems_as_json(tmp_path: Path) -> None:
     (tmp_path / "fleet.csv").write_text('identifier,n:number\n"a\x1b[2J",x\n')
     done = push(tmp_path, "fleet.csv", "--json", "--quiet")
