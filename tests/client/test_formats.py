@@ -1,7 +1,11 @@
 """What all formats have in common: what they say is what is sent, and is taken."""
 
+import csv
+import io
 import json
-from typing import Any
+import tracemalloc
+from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
 from hypothesis import given
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 from bulk_metadata.body import parse_body
 from bulk_metadata.client.batch import Batcher, halves
 from bulk_metadata.client.device import Device
+from bulk_metadata.client.reader import read
 from bulk_metadata.errors import ApiError
 from bulk_metadata.validation import validate
 from tests.client.reading import LIMIT, problems, read_all, texts
@@ -112,6 +117,123 @@ def test_one_fleet_in_all_formats() -> None:
         ]
         table = "\r\n".join(separator.join(row) for row in rows)
         assert texts(table, file_format) == expected
+
+
+CELLS = st.text(
+    alphabet=st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
+)
+
+
+@given(
+    fleet=st.dictionaries(
+        CELLS.map(str.strip).filter(bool),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "s": CELLS.map(as_text),
+                "n": NUMBERS,
+                "b": st.sampled_from(["true", "false"]),
+                "j": VALUES.map(as_text),
+            },
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_any_fleet_in_all_formats(fleet: dict[str, dict[str, str]]) -> None:
+    documents = {}
+    for identifier, members in fleet.items():
+        pairs = ",".join(f'"{key}":{text}' for key, text in members.items())
+        documents[identifier] = f"{{{pairs}}}"
+    body = ",".join(f"{as_text(key)}:{text}" for key, text in documents.items())
+    lines = (
+        f'{{"identifier":{as_text(key)},"metadata":{text}}}\n'
+        for key, text in documents.items()
+    )
+    files = [("ndjson", "".join(lines)), ("json", f'{{"devices":{{{body}}}}}')]
+    for file_format, delimiter in (("csv", ","), ("csv", ";"), ("tsv", "\t")):
+        file = io.StringIO(newline="")
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(["s", "n:number", "identifier", "b:boolean", "j:json"])
+        for identifier, members in fleet.items():
+            string = json.loads(members.get("s", '""'))
+            others = [members.get(key, "") for key in "nbj"]
+            writer.writerow([string, others[0], identifier, *others[1:]])
+        files.append((file_format, file.getvalue()))
+    sound = {key: text for key, text in documents.items() if is_sound(text)}
+    for file_format, content in files:
+        devices, wrong = read_all(content, file_format)
+        assert [(d.identifier, exact(d.document)) for d in devices] == [
+            (identifier, exact(document.encode()))
+            for identifier, document in sound.items()
+        ]
+        assert [identifier for _, identifier, _ in wrong] == [
+            identifier for identifier in documents if identifier not in sound
+        ]
+
+
+def is_sound(document: str) -> bool:
+    """Tell whether PostgreSQL can hold ``document``, as the service sees it."""
+    return is_taken(Device(1, 1, "SN-1", document.encode()))
+
+
+def exact(document: bytes) -> Any:
+    """Return what ``document`` says, its numbers digit for digit, whatever the order of
+    its members."""
+    return json.loads(
+        document,
+        parse_int=lambda text: ("number", text),
+        parse_float=lambda text: ("number", text),
+        object_pairs_hook=lambda pairs: sorted(pairs, key=lambda pair: pair[0]),
+    )
+
+
+@given(documents=st.lists(VALUES.map(as_text) | NUMBERS.map('{{"n":{}}}'.format)))
+def test_what_is_sound_is_taken_together(documents: list[str]) -> None:
+    lines = (
+        f'{{"identifier":"SN-{number}","metadata":{document}}}\n'
+        for number, document in enumerate(documents)
+    )
+    devices, wrong = read_all("".join(lines), "ndjson")
+    assert len(devices) + len(wrong) == len(documents)
+    for batch in Batcher(1000, LIMIT).batches(devices):
+        taken = validate(parse_body(batch.body))
+        assert [(key, bytes(text)) for key, text in taken.items()] == [
+            (device.identifier, device.document) for device in devices
+        ]
+
+
+@pytest.mark.parametrize("file_format", ["ndjson", "json", "csv", "tsv"])
+def test_a_larger_file_takes_no_more_memory(file_format: str, tmp_path: Path) -> None:
+    peaks = []
+    for count in (10_000, 100_000):
+        path = tmp_path / f"{count}"
+        with path.open("w") as file:
+            write_fleet(file, file_format, count)
+        with path.open("rb") as content:
+            tracemalloc.start()
+            read_count = sum(
+                len(chunk.devices) for chunk in read(content, file_format, LIMIT)
+            )
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert read_count == count
+    # For ten times the devices. Where a piece ends within a device, two are held.
+    assert peaks[1] < 2 * peaks[0]
+
+
+def write_fleet(file: TextIO, file_format: str, count: int) -> None:
+    head, row, tail = {
+        "ndjson": ("", '{{"identifier": "SN-{:06}", "metadata": {{"a": "%s"}}}}\n', ""),
+        "json": ('{"devices": {', '"SN-{:06}": {{"a": "%s"}},', '"SN-": {}}}'),
+        "csv": ("identifier,a\n", "SN-{:06},%s\n", ""),
+        "tsv": ("identifier\ta\n", "SN-{:06}\t%s\n", ""),
+    }[file_format]
+    # So long that the smaller file, too, is more than a piece of it.
+    row = row.replace("%s", "x" * 100)
+    file.write(head)
+    file.writelines(map(row.format, range(count - bool(tail))))
+    file.write(tail)
 
 
 @pytest.mark.parametrize("file_format", ["ndjson", "json", "csv", "tsv"])
