@@ -8,11 +8,13 @@ import io
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 import termios
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -73,15 +75,12 @@ def run_in_terminal(command: list[str], folder: Path, **variables: str) -> str:
         command, cwd=folder, env=environment, stdin=slave, stdout=slave, stderr=slave
     )
     os.close(slave)
-    written = b""
-    try:
-        while piece := os.read(master, 65536):
-            written += piece
-    except OSError:
-        pass  # how Linux tells that nobody writes any more
-    os.close(master)
+    written = io.BytesIO()
+    # An error is how Linux tells that nobody writes any more.
+    with open(master, "rb", buffering=0) as terminal, suppress(OSError):
+        shutil.copyfileobj(terminal, written)
     process.wait()
-    return written.decode()
+    return written.getvalue().decode()
 
 
 def scene(written: str) -> str:
@@ -124,5 +123,4 @@ def main(devices: int, output: Path) -> None:
     draw(f"$ {COMMAND}\n{scene(written)}", output)
 
 
-if __name__ == "__main__":
-    main()
+main()

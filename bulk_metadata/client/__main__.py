@@ -143,7 +143,9 @@ def errors_shown(journal: Path, stop: Stop) -> Iterator[None]:
     except (Unsound, JournalError, Hopeless, Unanswered, OSError) as error:
         raise click.ClickException(str(error)) from None
     except sqlite3.Error as error:
-        raise click.ClickException(f"{journal}: {error}") from None
+        raise click.ClickException(
+            f"{journal}: {error}. Another place: --results"
+        ) from None
     except Stopped:
         click.echo("Ended before anything was sent.", err=True)
         sys.exit(128 + stop.signal)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import Journal
 from bulk_metadata.client.reader import Chunk
+from bulk_metadata.client.shown import counted
 from bulk_metadata.client.source import Source
 from bulk_metadata.client.stop import Stopped
 
@@ -41,7 +42,6 @@ def check(
             wrong += 1
             display.problem(problem)
         if wrong:
-            problems = "1 problem" if wrong == 1 else f"{wrong:,} problems"
-            raise Unsound(f"{problems}. Nothing was sent.")
+            raise Unsound(f"{counted(wrong, 'problem')}. Nothing was sent.")
         if not journal.counts():
             raise Unsound("There is no device. Nothing was sent.")

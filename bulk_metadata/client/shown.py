@@ -14,3 +14,8 @@ def shorten(text: str) -> str:
 def printable(text: str) -> str:
     """Return ``text`` without what would move a terminal's cursor."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return both: "1 device", "2,000 devices"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from bulk_metadata.client.shown import counted
 from bulk_metadata.client.tally import WORDS, Tally
 
 ALL_UPDATED = 0
@@ -42,7 +43,7 @@ class Summary(NamedTuple):
         """For people."""
         devices = self.tally.statuses.total()
         lines = [
-            f"{devices:,} devices of {self.name} in {self.seconds:,.1f} s",
+            f"{counted(devices, 'device')} of {self.name} in {self.seconds:,.1f} s",
             *(
                 f"{self.tally.statuses[status]:>13,} {words}"
                 for status, words in WORDS.items()

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from bulk_metadata.client.check import check
-from bulk_metadata.client.device import Device
 from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import Journal
 from bulk_metadata.client.reader import read
@@ -303,24 +302,4 @@ def test_a_check_can_be_stopped(tmp_path: Path) -> None:
     # It is as if it had not begun.
     assert not journal.is_checked
     assert journal.counts() == {}
-    journal.close(delete=True)
-
-
-def test_many_identifiers_that_repeat_are_found_in_one_pass(tmp_path: Path) -> None:
-    """A pass for each of them would take hours."""
-    journal = Journal(tmp_path / "journal", {}, resume=False)
-    devices = [
-        Device(number, number, f"SN-{number % 100_000}", b"{}")
-        for number in range(1, 200_001)
-    ]
-    with journal.checking():
-        journal.list(devices)
-    repeats = list(journal.repeats())
-    assert len(repeats) == 100_000
-    assert repeats[0] == (
-        100_001,
-        100_001,
-        "SN-1",
-        "the same identifier as on line 1",
-    )
     journal.close(delete=True)

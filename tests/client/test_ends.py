@@ -302,7 +302,8 @@ def test_a_folder_that_is_not_there(pusher: Client, proxy: Proxy) -> None:
     done = pusher.push("--results=missing/out.csv")
     assert done.code == 1
     assert done.err.endswith(
-        "Error: missing/out.csv.journal: unable to open database file\n"
+        "Error: missing/out.csv.journal: unable to open database file. "
+        "Another place: --results\n"
     )
     assert not proxy.calls
 
@@ -312,7 +313,8 @@ def test_a_journal_that_is_a_folder(pusher: Client, proxy: Proxy) -> None:
     done = pusher.push()
     assert done.code == 1
     assert done.err.endswith(
-        "Error: fleet.ndjson.results.csv.journal: unable to open database file\n"
+        "Error: fleet.ndjson.results.csv.journal: unable to open database file. "
+        "Another place: --results\n"
     )
 
 
@@ -331,7 +333,8 @@ def test_a_journal_that_is_none(
     done = pusher.push(*options)
     assert done.code == 1
     assert done.err.endswith(
-        "Error: fleet.ndjson.results.csv.journal: file is not a database\n"
+        "Error: fleet.ndjson.results.csv.journal: file is not a database. "
+        "Another place: --results\n"
     )
     assert pusher.journal.read_text().startswith("This is something else.")
 

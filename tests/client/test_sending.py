@@ -288,5 +288,5 @@ def test_standard_input(pusher: Client, acme: Organization) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert b"1 devices of standard input in " in done.stdout
+    assert b"1 device of standard input in " in done.stdout
     assert pusher.results("stdin.results.csv")[0][3] == "updated"
