@@ -1,8 +1,8 @@
 """Step 1: the ``x-api-key`` header becomes the organization the caller acts for."""
 
-from bulk_metadata.api_key import digest, is_well_formed
+from bulk_metadata.core.api_key import digest, is_well_formed
+from bulk_metadata.core.errors import ApiError
 from bulk_metadata.database import Database
-from bulk_metadata.errors import ApiError
 from bulk_metadata.queries import Caller, select_caller
 
 

@@ -7,8 +7,8 @@ from typing import IO, TypedDict
 import msgspec
 from gunicorn.http.errors import ParseException
 
-from bulk_metadata.errors import ApiError
-from bulk_metadata.json_text import ANY_VALUE, MEMBERS, JsonText, check_utf8
+from bulk_metadata.core.errors import ApiError
+from bulk_metadata.core.json_text import ANY_VALUE, MEMBERS, JsonText, check_utf8
 
 
 class Body(TypedDict):

@@ -3,7 +3,7 @@
 import re
 from urllib.parse import parse_qsl
 
-from bulk_metadata.errors import ApiError
+from bulk_metadata.core.errors import ApiError
 
 NO_LETTER = re.compile(r"[^a-z]")
 

@@ -15,7 +15,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from bulk_metadata import __version__, health, metrics, shared_metrics
 from bulk_metadata.config import Config, address
-from bulk_metadata.errors import register_error_handlers
+from bulk_metadata.core.errors import register_error_handlers
 from bulk_metadata.observe import register_observers
 from bulk_metadata.response import JsonProvider
 

@@ -6,9 +6,9 @@ import msgspec
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
 
 from bulk_metadata.body import invalid_json
-from bulk_metadata.errors import ApiError
-from bulk_metadata.json_text import MEMBERS, JsonText
-from bulk_metadata.jsonb import first_refusal
+from bulk_metadata.core.errors import ApiError
+from bulk_metadata.core.json_text import MEMBERS, JsonText
+from bulk_metadata.core.jsonb import first_refusal
 
 MAX_DEVICES = 1000
 

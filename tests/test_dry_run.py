@@ -13,8 +13,8 @@ from prometheus_client import REGISTRY
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata import request_log
+from bulk_metadata.core.errors import ApiError
 from bulk_metadata.dry_run import is_dry_run
-from bulk_metadata.errors import ApiError
 from tests.conftest import Organization, Post
 from tests.service import PATH, Service
 from tests.test_http import parsed

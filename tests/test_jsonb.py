@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from psycopg2.errors import NumericValueOutOfRange
 from psycopg2.extensions import connection as Connection
 
-from bulk_metadata.jsonb import may_be_refused, refusal
+from bulk_metadata.core.jsonb import may_be_refused, refusal
 
 EXPONENTS = st.one_of(st.just(0), st.integers(-310, 310), st.sampled_from([308, -308]))
 # Around numeric's limits of 131,072 digits before the point and 16,383 behind it.

@@ -7,7 +7,7 @@ import msgspec
 import urllib3
 from urllib3.exceptions import InvalidHeader
 
-from bulk_metadata.client.shown import printable
+from bulk_metadata.core.text import printable
 
 # May be over in a moment: the service's own 500, and what proxies before it say.
 PASSING = (429, 500, 502, 503, 504)

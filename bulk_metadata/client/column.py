@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from bulk_metadata.client.shown import shorten
-from bulk_metadata.json_text import ANY_VALUE, JsonText
+from bulk_metadata.core.json_text import ANY_VALUE, JsonText
+from bulk_metadata.core.text import shorten
 
 IDENTIFIER = "identifier"
 

@@ -7,8 +7,8 @@ import click
 import msgspec
 
 from bulk_metadata.client.device import Problem
-from bulk_metadata.client.shown import printable, shorten
 from bulk_metadata.client.tally import Tally
+from bulk_metadata.core.text import printable, shorten
 
 # Seconds between two lines: it is seen that it goes on, and no log is flooded.
 LINE_INTERVAL = 5

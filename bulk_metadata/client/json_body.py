@@ -15,7 +15,7 @@ import msgspec
 
 from bulk_metadata.client.device import Device, FileError, Problem
 from bulk_metadata.client.lines import MAX_LINE_BYTES, NOT_UTF8, refuse_utf16
-from bulk_metadata.json_text import ANY_VALUE
+from bulk_metadata.core.json_text import ANY_VALUE
 
 PIECE_BYTES = 256 * 1024
 

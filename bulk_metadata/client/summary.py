@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from bulk_metadata.client.shown import counted
 from bulk_metadata.client.tally import WORDS, Tally
+from bulk_metadata.core.text import counted
 
 ALL_UPDATED = 0
 FAILED = 1

@@ -8,8 +8,8 @@ from typing import BinaryIO, NamedTuple
 import click
 import msgspec
 
-from bulk_metadata.json_text import ANY_VALUE
-from bulk_metadata.jsonb import refusal
+from bulk_metadata.core.json_text import ANY_VALUE
+from bulk_metadata.core.jsonb import refusal
 
 # A line, or a CSV cell, is held in memory: a quote that is never closed must not read
 # in the whole file. As long as the longest body that the API takes by default.

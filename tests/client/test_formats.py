@@ -15,7 +15,7 @@ from bulk_metadata.body import parse_body
 from bulk_metadata.client.batch import Batcher, halves
 from bulk_metadata.client.device import Device
 from bulk_metadata.client.reader import read
-from bulk_metadata.errors import ApiError
+from bulk_metadata.core.errors import ApiError
 from bulk_metadata.validation import validate
 from tests.client.reading import LIMIT, problems, read_all, texts
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from bulk_metadata.json_text import JsonText
+from bulk_metadata.core.json_text import JsonText
 
 # The limits of numeric, which jsonb's numbers are: Table 8.2 in PostgreSQL's manual.
 MAX_WHOLE_DIGITS = 131_072
