@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from bulk_metadata.config import Config, ConfigError
-from bulk_metadata.metrics_folder import make_metrics_folder
+from bulk_metadata.telemetry.metrics_folder import make_metrics_folder
 
 try:
     settings = Config.from_env(os.environ)
@@ -64,6 +64,6 @@ def post_worker_init(worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Forget what was only true while the worker lived."""
-    from bulk_metadata.shared_metrics import forget_worker
+    from bulk_metadata.telemetry.multiprocess import forget_worker
 
     forget_worker(worker.pid, server.WORKERS)

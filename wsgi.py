@@ -4,8 +4,8 @@ import logging
 import sys
 
 from app import create_app
-from bulk_metadata import request_log
 from bulk_metadata.config import ConfigError
+from bulk_metadata.telemetry import access_log
 
 # In gunicorn's own form, since both go to the same place.
 logging.basicConfig(

@@ -10,12 +10,12 @@ from typing import TypeVar, TypeVarTuple
 import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata import metrics
 from bulk_metadata.config import Config
 from bulk_metadata.connection import reason
 from bulk_metadata.core.deadline import Watchdog
 from bulk_metadata.place import Place, persist
-from bulk_metadata.record import record
+from bulk_metadata.telemetry import metrics
+from bulk_metadata.telemetry.context import record
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")

@@ -13,11 +13,12 @@ from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from bulk_metadata import __version__, health, metrics, shared_metrics
+from bulk_metadata import __version__, health
 from bulk_metadata.config import Config, address
 from bulk_metadata.core.errors import register_error_handlers
-from bulk_metadata.observe import register_observers
 from bulk_metadata.response import JsonProvider
+from bulk_metadata.telemetry import metrics, multiprocess
+from bulk_metadata.telemetry.instrumentation import register_observers
 
 
 class Handler(WSGIRequestHandler):
@@ -76,4 +77,4 @@ def create_operations_app(app: Flask) -> Flask:
 
 def show_metrics() -> Response:
     """Return the metrics of all workers."""
-    return Response(shared_metrics.collect(), content_type=CONTENT_TYPE_LATEST)
+    return Response(multiprocess.collect(), content_type=CONTENT_TYPE_LATEST)

@@ -11,11 +11,11 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata import metrics
 from bulk_metadata.config import Config
 from bulk_metadata.connection import connect_service
 from bulk_metadata.core.deadline import Watchdog
-from bulk_metadata.record import record
+from bulk_metadata.telemetry import metrics
+from bulk_metadata.telemetry.context import record
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")

@@ -9,8 +9,8 @@ from bulk_metadata.config import Config
 from bulk_metadata.database import Database
 from bulk_metadata.dry_run import is_dry_run
 from bulk_metadata.queries import dry_run_update, update_metadata
-from bulk_metadata.record import record
 from bulk_metadata.response import answer
+from bulk_metadata.telemetry.context import record
 from bulk_metadata.validation import validate
 
 blueprint = Blueprint("bulk_metadata", __name__)

@@ -23,9 +23,9 @@ from gunicorn.workers import gthread
 
 from bulk_metadata.config import Config
 from bulk_metadata.core.deadline import Watchdog
-from bulk_metadata.observe import finish
-from bulk_metadata.record import record
 from bulk_metadata.response import HEADERS
+from bulk_metadata.telemetry.context import record
+from bulk_metadata.telemetry.instrumentation import finish
 
 # A connection on which nothing comes gives its thread back after so many seconds, and
 # waits with the idle ones. gunicorn has no setting for it, and its own 5 s let 200

@@ -12,9 +12,9 @@ from flask.testing import FlaskClient
 from prometheus_client import REGISTRY
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata import request_log
 from bulk_metadata.core.errors import ApiError
 from bulk_metadata.dry_run import is_dry_run
+from bulk_metadata.telemetry import access_log
 from tests.conftest import Organization, Post
 from tests.service import PATH, Service
 from tests.test_http import parsed
@@ -283,7 +283,7 @@ def test_the_log_says_so_to_a_person(post: Post, acme: Organization) -> None:
     shown = io.StringIO()
     handler = logging.StreamHandler(shown)
     handler.setFormatter(request_log.TextFormatter())
-    logger = logging.getLogger("bulk_metadata.request_log")
+    logger = logging.getLogger("bulk_metadata.telemetry.access_log")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:

@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg2.extensions import make_dsn
 
 from app import create_app
-from bulk_metadata import request_log
 from bulk_metadata.config import Config
+from bulk_metadata.telemetry import access_log
 from tests.conftest import Organization, Post
 from tests.service import PATH, ROOT, Service
 

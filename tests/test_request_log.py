@@ -13,8 +13,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
-from bulk_metadata import request_log
 from bulk_metadata.config import Config
+from bulk_metadata.telemetry import access_log
 from tests.conftest import Organization, Post
 from tests.service import PATH, Service, run_service
 
@@ -138,7 +138,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
     """A terminal that the log is written to."""
-    logger = logging.getLogger("bulk_metadata.request_log")
+    logger = logging.getLogger("bulk_metadata.telemetry.access_log")
     terminal = Terminal()
     request_log.set_up(terminal)
     yield terminal

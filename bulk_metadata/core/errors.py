@@ -4,7 +4,7 @@ from flask import Flask
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from bulk_metadata.record import record
+from bulk_metadata.telemetry.context import record
 
 
 class ApiError(Exception):

@@ -2,8 +2,8 @@
 
 from flask import Flask, Response, request
 
-from bulk_metadata import metrics, request_log
-from bulk_metadata.record import record
+from bulk_metadata.telemetry import access_log, metrics
+from bulk_metadata.telemetry.context import record
 
 # The API's own blueprint, and what is no endpoint at all: health checks are not calls.
 COUNTED = ("bulk_metadata", None)
@@ -30,6 +30,6 @@ def finish(status: int, *, counted: bool = True) -> None:
     """Log this thread's request, which is answered with ``status``, and count it."""
     if counted:
         metrics.count(record, status)
-    request_log.write(record, status)
+    access_log.write(record, status)
     # With it goes all that it holds on to: the body, for one.
     record.exception = None

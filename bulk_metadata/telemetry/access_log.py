@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from bulk_metadata.record import Record
+from bulk_metadata.telemetry.context import Record
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ operations.py makes: prometheus_client's multiprocess mode.
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from bulk_metadata.record import Record
+from bulk_metadata.telemetry.context import Record
 
 # Seconds: from a refusal to REQUEST_TIMEOUT.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

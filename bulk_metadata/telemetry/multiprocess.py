@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from bulk_metadata.metrics_folder import VARIABLE
+from bulk_metadata.telemetry.metrics_folder import VARIABLE
 
 
 def collect() -> bytes:
