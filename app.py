@@ -8,7 +8,7 @@ from bulk_metadata import docs_page, health
 from bulk_metadata.commands import register_commands
 from bulk_metadata.config import Config
 from bulk_metadata.core.errors import register_error_handlers
-from bulk_metadata.database import Database
+from bulk_metadata.db.pool import Database
 from bulk_metadata.response import JsonProvider
 from bulk_metadata.routes import blueprint
 from bulk_metadata.telemetry.instrumentation import register_observers

@@ -15,8 +15,8 @@ from benchmarks.measure import Subject, expect
 from benchmarks.storage import updates, wait_for_updates, wal_position
 from benchmarks.trials import Side
 from bulk_metadata.config import Config
-from bulk_metadata.connection import connect, connect_service
-from bulk_metadata.queries import update_metadata
+from bulk_metadata.db.connection import connect, connect_service
+from bulk_metadata.db.queries import update_metadata
 from tests.faults.cluster import Cluster
 
 

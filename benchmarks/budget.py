@@ -14,9 +14,9 @@ from benchmarks.fleet import Fleet, body
 from benchmarks.measure import over_http, sample
 from bulk_metadata.body import parse_body
 from bulk_metadata.config import Config
-from bulk_metadata.connection import connect_service
 from bulk_metadata.core.api_key import digest
-from bulk_metadata.queries import select_caller, update_metadata
+from bulk_metadata.db.connection import connect_service
+from bulk_metadata.db.queries import select_caller, update_metadata
 from bulk_metadata.response import answer
 from bulk_metadata.validation import validate
 

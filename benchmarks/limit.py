@@ -10,7 +10,7 @@ from benchmarks.client import Client
 from benchmarks.fleet import Documents, Fleet, json_object
 from benchmarks.measure import Sample, Subject, over_http, side_by_side, statement
 from bulk_metadata.config import Config
-from bulk_metadata.connection import connect_service
+from bulk_metadata.db.connection import connect_service
 
 BARE, FLOOR, SERVICE = "bare UPDATE", "floor", "service"
 

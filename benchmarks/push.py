@@ -22,7 +22,7 @@ from benchmarks.fleet import Documents, Fleet, documents
 from benchmarks.limit import write_values
 from benchmarks.memory import peak
 from bulk_metadata.config import Config
-from bulk_metadata.connection import connect_service
+from bulk_metadata.db.connection import connect_service
 from tests.service import run_service
 
 BATCH = 1000

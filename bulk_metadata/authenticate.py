@@ -2,8 +2,8 @@
 
 from bulk_metadata.core.api_key import digest, is_well_formed
 from bulk_metadata.core.errors import ApiError
-from bulk_metadata.database import Database
-from bulk_metadata.queries import Caller, select_caller
+from bulk_metadata.db.pool import Database
+from bulk_metadata.db.queries import Caller, select_caller
 
 
 def authenticate(key: str | None, database: Database) -> Caller:

@@ -9,7 +9,7 @@ from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.database import Database, DatabaseError, PoolExhausted
+from bulk_metadata.db.pool import Database, DatabaseError, PoolExhausted
 
 logger = logging.getLogger(__name__)
 

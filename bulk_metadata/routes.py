@@ -6,9 +6,9 @@ from flask.typing import ResponseReturnValue
 from bulk_metadata.authenticate import authenticate
 from bulk_metadata.body import parse_body, read_body
 from bulk_metadata.config import Config
-from bulk_metadata.database import Database
+from bulk_metadata.db.pool import Database
+from bulk_metadata.db.queries import dry_run_update, update_metadata
 from bulk_metadata.dry_run import is_dry_run
-from bulk_metadata.queries import dry_run_update, update_metadata
 from bulk_metadata.response import answer
 from bulk_metadata.telemetry.context import record
 from bulk_metadata.validation import validate

@@ -14,8 +14,8 @@ from psycopg2.extensions import make_dsn
 from app import create_app
 from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
-from bulk_metadata.connection import connect_service
-from bulk_metadata.queries import update_metadata
+from bulk_metadata.db.connection import connect_service
+from bulk_metadata.db.queries import update_metadata
 from tests.citus import citus
 from tests.conftest import Organization, Post, connect
 from tests.service import ROOT

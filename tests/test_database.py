@@ -15,7 +15,7 @@ from psycopg2.extensions import make_dsn
 
 from app import create_app
 from bulk_metadata.config import Config
-from bulk_metadata.database import Database, DatabaseError
+from bulk_metadata.db.pool import Database, DatabaseError
 from bulk_metadata.telemetry.context import record
 from tests.conftest import DIRECT_ONLY, Organization, Post, connect
 from tests.service import PATH

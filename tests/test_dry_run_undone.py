@@ -18,8 +18,8 @@ from psycopg2.extensions import make_dsn
 
 from app import create_app
 from bulk_metadata.config import Config
-from bulk_metadata.database import Database, DatabaseError
-from bulk_metadata.queries import dry_run_update, update_metadata
+from bulk_metadata.db.pool import Database, DatabaseError
+from bulk_metadata.db.queries import dry_run_update, update_metadata
 from tests.conftest import Organization, connect
 from tests.faults.cluster import wait_until
 from tests.service import PATH

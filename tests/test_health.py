@@ -10,7 +10,7 @@ from psycopg2.extensions import make_dsn
 
 from app import create_app
 from bulk_metadata.config import Config
-from bulk_metadata.database import Database
+from bulk_metadata.db.pool import Database
 
 
 def get(config: Config, path: str) -> tuple[int, Any]:

@@ -12,7 +12,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from app import create_app
 from bulk_metadata.config import Config
-from bulk_metadata.connection import connect_service
+from bulk_metadata.db.connection import connect_service
 from tests.conftest import Organization, connect
 from tests.faults.cluster import wait_until
 from tests.pgbouncer import PGBOUNCER

@@ -16,7 +16,7 @@ from psycopg2.extensions import make_dsn
 
 from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
-from bulk_metadata.database import Database, DatabaseError
+from bulk_metadata.db.pool import Database, DatabaseError
 from tests.conftest import Organization, connect
 from tests.scripts import NUMBER, Run, runner, snippets
 from tests.service import PATH, ROOT, Service, run_service

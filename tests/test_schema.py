@@ -11,8 +11,8 @@ from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
-from bulk_metadata.connection import connect_service
-from bulk_metadata.queries import update_metadata
+from bulk_metadata.db.connection import connect_service
+from bulk_metadata.db.queries import update_metadata
 from tests.conftest import Organization
 from tests.test_update import WHITE_SPACE
 

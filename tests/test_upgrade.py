@@ -19,8 +19,8 @@ import bulk_metadata
 from app import create_app
 from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
-from bulk_metadata.connection import connect_service
 from bulk_metadata.core.api_key import digest
+from bulk_metadata.db.connection import connect_service
 from tests.conftest import DATABASE, Organization, connect
 from tests.service import ROOT
 from tests.test_commands import runner

@@ -16,7 +16,7 @@ from psycopg2.errors import (
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
-from bulk_metadata.connection import connect, reason
+from bulk_metadata.db.connection import connect, reason
 
 
 class Conflict(click.ClickException):

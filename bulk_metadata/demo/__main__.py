@@ -21,8 +21,8 @@ from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.commands.session import transaction
 from bulk_metadata.config import Config, ConfigError, address
 from bulk_metadata.core.api_key import digest
+from bulk_metadata.db.queries import select_caller
 from bulk_metadata.demo.embedded import embedded_postgres
-from bulk_metadata.queries import select_caller
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
-from bulk_metadata.connection import connect_service
 from bulk_metadata.core.deadline import Watchdog
+from bulk_metadata.db.connection import connect_service
 from bulk_metadata.telemetry import metrics
 from bulk_metadata.telemetry.context import record
 

@@ -11,9 +11,9 @@ import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
-from bulk_metadata.connection import reason
 from bulk_metadata.core.deadline import Watchdog
-from bulk_metadata.place import Place, persist
+from bulk_metadata.db.connection import reason
+from bulk_metadata.db.retry import Place, persist
 from bulk_metadata.telemetry import metrics
 from bulk_metadata.telemetry.context import record
 
