@@ -4,13 +4,14 @@ import os
 
 from flask import Flask
 
-from bulk_metadata import docs_page, health
+from bulk_metadata import health
+from bulk_metadata.api import docs
+from bulk_metadata.api.response import JsonProvider
+from bulk_metadata.api.routes import blueprint
 from bulk_metadata.commands import register_commands
 from bulk_metadata.config import Config
 from bulk_metadata.core.errors import register_error_handlers
 from bulk_metadata.db.pool import Database
-from bulk_metadata.response import JsonProvider
-from bulk_metadata.routes import blueprint
 from bulk_metadata.telemetry.instrumentation import register_observers
 
 
@@ -29,7 +30,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["readiness"] = health.Readiness(app.extensions["database"])
     app.register_blueprint(blueprint)
     app.register_blueprint(health.blueprint)
-    app.register_blueprint(docs_page.blueprint)
+    app.register_blueprint(docs.blueprint)
     register_observers(app)
     register_error_handlers(app)
     register_commands(app)

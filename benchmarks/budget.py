@@ -12,13 +12,13 @@ from psycopg2.extensions import cursor as Cursor
 from benchmarks.client import Client
 from benchmarks.fleet import Fleet, body
 from benchmarks.measure import over_http, sample
-from bulk_metadata.body import parse_body
+from bulk_metadata.api.request import parse_body
+from bulk_metadata.api.response import answer
+from bulk_metadata.api.validation import validate
 from bulk_metadata.config import Config
 from bulk_metadata.core.api_key import digest
 from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.queries import select_caller, update_metadata
-from bulk_metadata.response import answer
-from bulk_metadata.validation import validate
 
 KEY = "look up the key"
 PARSE = "parse the body"

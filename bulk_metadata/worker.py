@@ -21,9 +21,9 @@ from gunicorn.http.errors import (
 from gunicorn.util import write_nonblock
 from gunicorn.workers import gthread
 
+from bulk_metadata.api.response import HEADERS
 from bulk_metadata.config import Config
 from bulk_metadata.core.deadline import Watchdog
-from bulk_metadata.response import HEADERS
 from bulk_metadata.telemetry.context import record
 from bulk_metadata.telemetry.instrumentation import finish
 

@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 from prometheus_client import REGISTRY
 from psycopg2.extensions import cursor as Cursor
 
+from bulk_metadata.api.dry_run import is_dry_run
 from bulk_metadata.core.errors import ApiError
-from bulk_metadata.dry_run import is_dry_run
 from bulk_metadata.telemetry import access_log
 from tests.conftest import Organization, Post
 from tests.service import PATH, Service

@@ -9,7 +9,7 @@ from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json, execute_values
 
-from bulk_metadata.body import invalid_json
+from bulk_metadata.api.request import invalid_json
 from bulk_metadata.core.json_text import JsonText
 
 SELECT_CALLER = """

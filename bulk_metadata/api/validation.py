@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
 
-from bulk_metadata.body import invalid_json
+from bulk_metadata.api.request import invalid_json
 from bulk_metadata.core.errors import ApiError
 from bulk_metadata.core.json_text import MEMBERS, JsonText
 from bulk_metadata.core.jsonb import first_refusal

@@ -3,15 +3,15 @@
 from flask import Blueprint, current_app, request
 from flask.typing import ResponseReturnValue
 
-from bulk_metadata.authenticate import authenticate
-from bulk_metadata.body import parse_body, read_body
+from bulk_metadata.api.authenticate import authenticate
+from bulk_metadata.api.dry_run import is_dry_run
+from bulk_metadata.api.request import parse_body, read_body
+from bulk_metadata.api.response import answer
+from bulk_metadata.api.validation import validate
 from bulk_metadata.config import Config
 from bulk_metadata.db.pool import Database
 from bulk_metadata.db.queries import dry_run_update, update_metadata
-from bulk_metadata.dry_run import is_dry_run
-from bulk_metadata.response import answer
 from bulk_metadata.telemetry.context import record
-from bulk_metadata.validation import validate
 
 blueprint = Blueprint("bulk_metadata", __name__)
 
