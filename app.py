@@ -4,7 +4,6 @@ import os
 
 from flask import Flask
 
-from bulk_metadata import health
 from bulk_metadata.api import docs
 from bulk_metadata.api.response import JsonProvider
 from bulk_metadata.api.routes import blueprint
@@ -12,6 +11,7 @@ from bulk_metadata.commands import register_commands
 from bulk_metadata.config import Config
 from bulk_metadata.core.errors import register_error_handlers
 from bulk_metadata.db.pool import Database
+from bulk_metadata.server import health
 from bulk_metadata.telemetry.instrumentation import register_observers
 
 

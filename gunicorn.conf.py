@@ -18,7 +18,7 @@ bind = settings.bind
 workers = settings.workers
 threads = settings.threads
 # gunicorn's threaded worker, answering in JSON whatever never reaches the application.
-worker_class = "bulk_metadata.worker.Worker"
+worker_class = "bulk_metadata.server.worker.Worker"
 # Fleet tools send call after call; a connection they keep saves each a handshake.
 keepalive = 30
 # On SIGTERM and SIGHUP every request that has begun may come to its end.
@@ -37,7 +37,7 @@ make_metrics_folder()
 
 def on_starting(server: Any) -> None:
     """Open the operations port, once: a reload keeps it."""
-    from bulk_metadata.operations import OperationsPort
+    from bulk_metadata.server.metrics_server import OperationsPort
 
     try:
         server.operations_port = OperationsPort(settings)

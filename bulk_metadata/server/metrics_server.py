@@ -13,10 +13,11 @@ from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from bulk_metadata import __version__, health
+from bulk_metadata import __version__
 from bulk_metadata.api.response import JsonProvider
 from bulk_metadata.config import Config, address
 from bulk_metadata.core.errors import register_error_handlers
+from bulk_metadata.server import health
 from bulk_metadata.telemetry import metrics, multiprocess
 from bulk_metadata.telemetry.instrumentation import register_observers
 
