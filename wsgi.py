@@ -12,7 +12,7 @@ logging.basicConfig(
     format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s",
     datefmt="%Y-%m-%d %H:%M:%S %z",
 )
-request_log.set_up()
+access_log.set_up()
 
 try:
     app = create_app()

@@ -282,7 +282,7 @@ def test_the_log_says_so_to_a_person(post: Post, acme: Organization) -> None:
     acme.insert("SN-1")
     shown = io.StringIO()
     handler = logging.StreamHandler(shown)
-    handler.setFormatter(request_log.TextFormatter())
+    handler.setFormatter(access_log.TextFormatter())
     logger = logging.getLogger("bulk_metadata.telemetry.access_log")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

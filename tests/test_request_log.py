@@ -140,7 +140,7 @@ def terminal() -> Iterator[Terminal]:
     """A terminal that the log is written to."""
     logger = logging.getLogger("bulk_metadata.telemetry.access_log")
     terminal = Terminal()
-    request_log.set_up(terminal)
+    access_log.set_up(terminal)
     yield terminal
     logger.handlers.clear()
     logger.setLevel(logging.NOTSET)

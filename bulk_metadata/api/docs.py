@@ -10,14 +10,14 @@ blueprint = Blueprint("docs_page", __name__)
 HERE = Path(__file__).parent
 SWAGGER_UI = Path(str(files("flask_swagger_ui"))) / "dist"
 
-PAGE = HERE / "index.html"
-DESCRIPTION = HERE.parent / "openapi.json"
+PAGE = HERE / "static" / "index.html"
+DESCRIPTION = HERE / "openapi.json"
 # What the page is made of, by name; no other file can be asked for.
 PARTS = {
     path.name: path
     for path in (
-        HERE / "page.css",
-        HERE / "page.js",
+        HERE / "static" / "page.css",
+        HERE / "static" / "page.js",
         SWAGGER_UI / "swagger-ui.css",
         SWAGGER_UI / "swagger-ui-bundle.js",
         SWAGGER_UI / "favicon-32x32.png",
