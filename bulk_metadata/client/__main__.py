@@ -18,11 +18,11 @@ from bulk_metadata.client.check import Unsound
 from bulk_metadata.client.display import Display, Lines
 from bulk_metadata.client.journal import JournalError
 from bulk_metadata.client.push import Plan, push
-from bulk_metadata.client.reader import FORMATS, READERS
 from bulk_metadata.client.results import SUFFIXES
-from bulk_metadata.client.source import STDIN, Source
 from bulk_metadata.client.stop import Stop, Stopped
 from bulk_metadata.client.summary import Summary
+from bulk_metadata.files.reader import FORMATS, READERS
+from bulk_metadata.files.source import STDIN, Source
 
 KEY_VARIABLE = "BULK_METADATA_API_KEY"
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bulk_metadata.client.device import Device
+from bulk_metadata.files.device import Device
 
 HEAD = b'{"devices":{'
 TAIL = b"}}"

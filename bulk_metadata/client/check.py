@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import Journal
-from bulk_metadata.client.reader import Chunk
-from bulk_metadata.client.source import Source
 from bulk_metadata.client.stop import Stopped
 from bulk_metadata.core.text import counted
+from bulk_metadata.files.reader import Chunk
+from bulk_metadata.files.source import Source
 
 
 class Unsound(Exception):

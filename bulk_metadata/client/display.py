@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager
 import click
 import msgspec
 
-from bulk_metadata.client.device import Problem
 from bulk_metadata.client.tally import Tally
 from bulk_metadata.core.text import printable, shorten
+from bulk_metadata.files.device import Problem
 
 # Seconds between two lines: it is seen that it goes on, and no log is flooded.
 LINE_INTERVAL = 5

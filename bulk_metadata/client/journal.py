@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bulk_metadata.client.device import Device, Problem
+from bulk_metadata.files.device import Device, Problem
 
 # Survives whole when the process is killed, and but for the last moments when the
 # machine is; and needs no sync to disk for each call.

@@ -9,14 +9,14 @@ from pathlib import Path
 from bulk_metadata.client.api import Api
 from bulk_metadata.client.batch import Batcher
 from bulk_metadata.client.check import check
-from bulk_metadata.client.device import Device
 from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import FINAL, Journal
-from bulk_metadata.client.reader import Chunk, read
 from bulk_metadata.client.results import write_results
 from bulk_metadata.client.send import Sender
-from bulk_metadata.client.source import Source
 from bulk_metadata.client.stop import Stopped
+from bulk_metadata.files.device import Device
+from bulk_metadata.files.reader import Chunk, read
+from bulk_metadata.files.source import Source
 
 
 @dataclass(frozen=True)

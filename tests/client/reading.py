@@ -2,8 +2,8 @@
 
 import io
 
-from bulk_metadata.client.device import Device
-from bulk_metadata.client.reader import read
+from bulk_metadata.files.device import Device
+from bulk_metadata.files.reader import read
 
 LIMIT = 10 * 1024 * 1024
 

@@ -13,9 +13,9 @@ import pytest
 from bulk_metadata.client.check import check
 from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import Journal
-from bulk_metadata.client.reader import read
-from bulk_metadata.client.source import Source
 from bulk_metadata.client.stop import Stopped
+from bulk_metadata.files.reader import read
+from bulk_metadata.files.source import Source
 from tests.conftest import Organization
 from tests.service import ROOT, Service
 

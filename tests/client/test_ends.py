@@ -17,11 +17,11 @@ import pytest
 from bulk_metadata.client.check import check
 from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import Journal
-from bulk_metadata.client.reader import read
-from bulk_metadata.client.source import Source
 from bulk_metadata.client.stop import Stopped
 from bulk_metadata.client.summary import Summary
 from bulk_metadata.client.tally import Tally
+from bulk_metadata.files.reader import read
+from bulk_metadata.files.source import Source
 from tests.client import proxy as faults
 from tests.client.proxy import Proxy, answered
 from tests.client.pushing import Client, Done, numbered

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from bulk_metadata.api.request import parse_body
 from bulk_metadata.api.validation import validate
 from bulk_metadata.client.batch import Batcher, halves
-from bulk_metadata.client.device import Device
-from bulk_metadata.client.reader import read
 from bulk_metadata.core.errors import ApiError
+from bulk_metadata.files.device import Device
+from bulk_metadata.files.reader import read
 from tests.client.reading import LIMIT, problems, read_all, texts
 
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=5)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bulk_metadata.client import json_body
-from bulk_metadata.client.device import FileError
-from bulk_metadata.client.json_body import read_json_body
+from bulk_metadata.files import json_body
+from bulk_metadata.files.device import FileError
+from bulk_metadata.files.json_body import read_json_body
 from tests.client.reading import problems, read_all, texts
 
 TAIL = "; nothing can be read from here on"

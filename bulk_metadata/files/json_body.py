@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 import msgspec
 
-from bulk_metadata.client.device import Device, FileError, Problem
-from bulk_metadata.client.lines import MAX_LINE_BYTES, NOT_UTF8, refuse_utf16
 from bulk_metadata.core.json_text import ANY_VALUE
+from bulk_metadata.files.device import Device, FileError, Problem
+from bulk_metadata.files.lines import MAX_LINE_BYTES, NOT_UTF8, refuse_utf16
 
 PIECE_BYTES = 256 * 1024
 

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from bulk_metadata.client.device import FileError
+from bulk_metadata.files.device import FileError
 
 # A quote that is never closed must not read in the whole file. No device can be longer
 # by default: the API takes bodies of as many bytes.

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from bulk_metadata.client.column import (
+from bulk_metadata.files.columns import (
     IDENTIFIER,
     CellError,
     Column,
@@ -19,8 +19,8 @@ from bulk_metadata.client.column import (
     Nameless,
     columns_of,
 )
-from bulk_metadata.client.device import Device, FileError, Problem
-from bulk_metadata.client.lines import MAX_LINE_BYTES, NOT_UTF8, read_lines
+from bulk_metadata.files.device import Device, FileError, Problem
+from bulk_metadata.files.lines import MAX_LINE_BYTES, NOT_UTF8, read_lines
 
 csv.field_size_limit(MAX_LINE_BYTES)
 

@@ -6,9 +6,9 @@ from typing import BinaryIO
 
 import msgspec
 
-from bulk_metadata.client.device import Device, Problem
-from bulk_metadata.client.lines import NOT_UTF8, read_lines
 from bulk_metadata.core.json_text import JsonText
+from bulk_metadata.files.device import Device, Problem
+from bulk_metadata.files.lines import NOT_UTF8, read_lines
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):

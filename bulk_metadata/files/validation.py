@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from bulk_metadata.client.batch import body_size
-from bulk_metadata.client.device import Device, Problem
 from bulk_metadata.core.jsonb import may_be_refused, refusal
+from bulk_metadata.files.device import Device, Problem
 
 # A character of an identifier can take six bytes of JSON, a control character's \u0001.
 MOST_BYTES = 6

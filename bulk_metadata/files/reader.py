@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import BinaryIO, NamedTuple
 
-from bulk_metadata.client.device import Device, FileError, Problem
-from bulk_metadata.client.json_body import read_json_body
-from bulk_metadata.client.judge import judge
-from bulk_metadata.client.ndjson import read_ndjson
-from bulk_metadata.client.table import read_csv, read_tsv
+from bulk_metadata.files.device import Device, FileError, Problem
+from bulk_metadata.files.json_body import read_json_body
+from bulk_metadata.files.ndjson import read_ndjson
+from bulk_metadata.files.table import read_csv, read_tsv
+from bulk_metadata.files.validation import judge
 
 READERS: dict[str, Callable[[BinaryIO], Iterator[Device | Problem]]] = {
     "ndjson": read_ndjson,
