@@ -16,7 +16,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from bulk_metadata.client.display import Display
+from bulk_metadata.client.progress import Display
 
 # ECMA-48's "set mode" for the cursor, which the bar hides.
 SHOW_CURSOR = b"\x1b[?25h\n"

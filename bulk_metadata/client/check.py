@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Iterable
 
-from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import Journal
-from bulk_metadata.client.stop import Stopped
+from bulk_metadata.client.progress import Display
+from bulk_metadata.client.signals import Stopped
 from bulk_metadata.core.text import counted
 from bulk_metadata.files.reader import Chunk
 from bulk_metadata.files.source import Source

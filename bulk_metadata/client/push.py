@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bulk_metadata.client.api import Api
-from bulk_metadata.client.batch import Batcher
+from bulk_metadata.client.batches import Batcher
 from bulk_metadata.client.check import check
-from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import FINAL, Journal
+from bulk_metadata.client.progress import Display
 from bulk_metadata.client.results import write_results
-from bulk_metadata.client.send import Sender
-from bulk_metadata.client.stop import Stopped
+from bulk_metadata.client.sender import Sender
+from bulk_metadata.client.signals import Stopped
+from bulk_metadata.client.transport import Api
 from bulk_metadata.files.device import Device
 from bulk_metadata.files.reader import Chunk, read
 from bulk_metadata.files.source import Source

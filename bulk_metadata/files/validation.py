@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from bulk_metadata.client.batch import body_size
+from bulk_metadata.client.batches import body_size
 from bulk_metadata.core.jsonb import may_be_refused, refusal
 from bulk_metadata.files.device import Device, Problem
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bulk_metadata.client.check import check
-from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import Journal
-from bulk_metadata.client.stop import Stopped
+from bulk_metadata.client.progress import Display
+from bulk_metadata.client.signals import Stopped
 from bulk_metadata.files.reader import read
 from bulk_metadata.files.source import Source
 from tests.conftest import Organization

@@ -15,10 +15,10 @@ from typing import IO
 import pytest
 
 from bulk_metadata.client.check import check
-from bulk_metadata.client.display import Display
 from bulk_metadata.client.journal import Journal
-from bulk_metadata.client.stop import Stopped
-from bulk_metadata.client.summary import Summary
+from bulk_metadata.client.progress import Display
+from bulk_metadata.client.report import Summary
+from bulk_metadata.client.signals import Stopped
 from bulk_metadata.client.tally import Tally
 from bulk_metadata.files.reader import read
 from bulk_metadata.files.source import Source

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bulk_metadata.api.request import parse_body
 from bulk_metadata.api.validation import validate
-from bulk_metadata.client.batch import Batcher, halves
+from bulk_metadata.client.batches import Batcher, halves
 from bulk_metadata.core.errors import ApiError
 from bulk_metadata.files.device import Device
 from bulk_metadata.files.reader import read

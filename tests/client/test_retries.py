@@ -8,9 +8,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from bulk_metadata.client import api
-from bulk_metadata.client.answer import Unanswered
-from bulk_metadata.client.api import endpoint
+from bulk_metadata.client import transport
+from bulk_metadata.client.retry import Unanswered
+from bulk_metadata.client.transport import endpoint
 from tests.client import proxy as faults
 from tests.client.proxy import Fault, Proxy, answered
 from tests.client.pushing import Client, numbered

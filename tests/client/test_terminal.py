@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from bulk_metadata.client.display import Lines
+from bulk_metadata.client.progress import Lines
 from tests.client import proxy as faults
 from tests.client.proxy import Proxy, answered
 from tests.client.pushing import Client, numbered

@@ -11,16 +11,16 @@ from typing import Any
 
 import click
 
-from bulk_metadata.client.answer import Hopeless, Unanswered
-from bulk_metadata.client.api import endpoint
 from bulk_metadata.client.bar import Bar
 from bulk_metadata.client.check import Unsound
-from bulk_metadata.client.display import Display, Lines
 from bulk_metadata.client.journal import JournalError
+from bulk_metadata.client.progress import Display, Lines
 from bulk_metadata.client.push import Plan, push
+from bulk_metadata.client.report import Summary
 from bulk_metadata.client.results import SUFFIXES
-from bulk_metadata.client.stop import Stop, Stopped
-from bulk_metadata.client.summary import Summary
+from bulk_metadata.client.retry import Hopeless, Unanswered
+from bulk_metadata.client.signals import Stop, Stopped
+from bulk_metadata.client.transport import endpoint
 from bulk_metadata.files.reader import FORMATS, READERS
 from bulk_metadata.files.source import STDIN, Source
 

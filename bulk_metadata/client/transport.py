@@ -25,7 +25,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from bulk_metadata.client.answer import (
+from bulk_metadata.client.retry import (
     Answer,
     Hopeless,
     Refused,
@@ -33,7 +33,7 @@ from bulk_metadata.client.answer import (
     body_of,
     parse_answer,
 )
-from bulk_metadata.client.stop import Stopped
+from bulk_metadata.client.signals import Stopped
 
 PATH = "/api/ext-v1/device/bulk-metadata"
 

@@ -14,12 +14,12 @@ from concurrent.futures import (
 from http import HTTPStatus
 from typing import NamedTuple
 
-from bulk_metadata.client.answer import Hopeless, Refused, Unanswered
-from bulk_metadata.client.api import Api, Results
-from bulk_metadata.client.batch import Batch, Batcher, halves
-from bulk_metadata.client.display import Display
+from bulk_metadata.client.batches import Batch, Batcher, halves
 from bulk_metadata.client.journal import Journal, Outcome
-from bulk_metadata.client.stop import Stopped
+from bulk_metadata.client.progress import Display
+from bulk_metadata.client.retry import Hopeless, Refused, Unanswered
+from bulk_metadata.client.signals import Stopped
+from bulk_metadata.client.transport import Api, Results
 from bulk_metadata.files.device import Device, Problem
 
 # Batches made ready beyond those that are under way, so that no thread waits for one.
