@@ -192,6 +192,3 @@ def read_key(*, is_piped: bool) -> str:
     if not (key.isascii() and key.isprintable()):
         raise click.UsageError("The key has characters that no key has.")
     return key
-
-
-main(prog_name="python -m bulk_metadata.client")

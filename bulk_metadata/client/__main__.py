@@ -1,0 +1,5 @@
+"""Run the client with ``python -m bulk_metadata.client``."""
+
+from bulk_metadata.client.cli import main
+
+main(prog_name="python -m bulk_metadata.client")
