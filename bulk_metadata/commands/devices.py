@@ -22,7 +22,7 @@ from bulk_metadata.commands.device_file import (
     read_devices,
 )
 from bulk_metadata.commands.organizations import find_organization
-from bulk_metadata.commands.session import session
+from bulk_metadata.commands.transaction import session
 
 
 @click.command("import-devices")

@@ -10,7 +10,7 @@ from psycopg2.errors import DataError
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.commands.organizations import checked_name, find_organization
-from bulk_metadata.commands.session import session
+from bulk_metadata.commands.transaction import session
 from bulk_metadata.core.api_key import digest, generate_key
 
 UNIT = re.compile(r"[A-Za-z:]")

@@ -7,7 +7,7 @@ from flask.cli import with_appcontext
 from psycopg2.errors import UniqueViolation
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.commands.session import session
+from bulk_metadata.commands.transaction import session
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 

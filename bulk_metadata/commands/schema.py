@@ -7,7 +7,7 @@ import click
 from flask.cli import with_appcontext
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.commands.session import Conflict, session
+from bulk_metadata.commands.transaction import Conflict, session
 
 SCHEMA_FILE = Path(__file__).parents[2] / "schema.sql"
 

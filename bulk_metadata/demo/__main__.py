@@ -18,7 +18,7 @@ from psycopg2.extensions import make_dsn
 from bulk_metadata.commands.keys import create_key
 from bulk_metadata.commands.organizations import find_organization
 from bulk_metadata.commands.schema import apply_schema
-from bulk_metadata.commands.session import transaction
+from bulk_metadata.commands.transaction import transaction
 from bulk_metadata.config import Config, ConfigError, address
 from bulk_metadata.core.api_key import digest
 from bulk_metadata.db.queries import select_caller
