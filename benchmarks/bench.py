@@ -17,7 +17,7 @@ from benchmarks.trials import Side
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect, connect_service
 from bulk_metadata.db.queries import update_metadata
-from tests.faults.cluster import Cluster
+from tests.support.cluster import Cluster
 
 
 @dataclass(frozen=True)

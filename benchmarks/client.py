@@ -4,7 +4,7 @@ import re
 import socket
 from types import TracebackType
 
-from tests.service import PATH
+from tests.support.service import PATH
 
 # Where an answer says how many devices it updated, however it is spaced.
 UPDATED = re.compile(rb'"updated": ?(\d+)')

@@ -13,7 +13,7 @@ from benchmarks.limit import BATCHES
 from benchmarks.load import Bursts, Load, measure_load
 from benchmarks.measure import Sample, one_by_one, over_http, side_by_side
 from benchmarks.peers import PEERS, Missing, install, run
-from tests.service import free_port
+from tests.support.service import free_port
 
 THIS = "this service"
 # The same service, called by a script that sends a small request for each device.

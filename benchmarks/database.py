@@ -9,8 +9,8 @@ from psycopg2.extensions import cursor as Cursor
 
 from benchmarks.fleet import Fleet
 from bulk_metadata.commands.schema import apply_schema
-from tests.faults.cluster import Cluster, cluster
-from tests.service import free_port
+from tests.support.cluster import Cluster, cluster
+from tests.support.service import free_port
 
 SETTINGS = {
     "fsync": "on",

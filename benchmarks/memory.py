@@ -11,7 +11,7 @@ import psutil
 from benchmarks.client import Client
 from benchmarks.fleet import Fleet, body
 from benchmarks.limit import BATCHES
-from tests.service import run_service
+from tests.support.service import run_service
 
 MB = 1024 * 1024
 # The largest body that the service takes by default, less some room for identifiers.

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from benchmarks.database import create_fleets, postgres
-from tests.service import ROOT, run_service
+from tests.support.service import ROOT, run_service
 
 COLUMNS = 100
 COMMAND = "python -m bulk_metadata.client push fleet.csv --url http://127.0.0.1:8000"

@@ -23,7 +23,7 @@ from benchmarks.limit import write_values
 from benchmarks.memory import peak
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
-from tests.service import run_service
+from tests.support.service import run_service
 
 BATCH = 1000
 # Seconds between two looks at the client's memory.

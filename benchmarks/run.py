@@ -24,8 +24,8 @@ from benchmarks.measure import Sample
 from benchmarks.memory import measure_memory
 from benchmarks.results import Results
 from benchmarks.storage import Storage, measure_storage
-from tests.faults.cluster import Cluster
-from tests.service import Service, run_service
+from tests.support.cluster import Cluster
+from tests.support.service import Service, run_service
 
 
 @dataclass(frozen=True)

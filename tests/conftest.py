@@ -21,9 +21,9 @@ from bulk_metadata.commands.keys import create_key
 from bulk_metadata.commands.organizations import create_organization
 from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
-from tests.pgbouncer import PGBOUNCER, pgbouncer, version
-from tests.postgres import postgres
-from tests.service import PATH, Service, run_service
+from tests.support.pgbouncer import PGBOUNCER, pgbouncer, version
+from tests.support.postgres import postgres
+from tests.support.service import PATH, Service, run_service
 
 SERVER = pytest.StashKey[str]()
 STOP = pytest.StashKey[ExitStack]()

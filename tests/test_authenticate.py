@@ -8,7 +8,7 @@ from psycopg2.extensions import cursor as Cursor
 from app import create_app
 from bulk_metadata.config import Config
 from tests.conftest import Organization, Post
-from tests.service import PATH
+from tests.support.service import PATH
 
 UNAUTHORIZED = {"error": "Invalid or missing API key"}
 # Its checksum is right.

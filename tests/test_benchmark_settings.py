@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from benchmarks.settings import COLUMNS, main
 from benchmarks.trials import TRIALS
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 pytestmark = pytest.mark.benchmarks
 

@@ -21,7 +21,7 @@ from benchmarks.peers import Missing, Peer
 from benchmarks.results import goals_of_resources
 from benchmarks.storage import Storage
 from tests.conftest import Organization
-from tests.service import ROOT, Service, free_port
+from tests.support.service import ROOT, Service, free_port
 
 pytestmark = pytest.mark.benchmarks
 

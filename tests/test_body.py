@@ -9,7 +9,7 @@ from psycopg2.extensions import make_dsn
 from app import create_app
 from bulk_metadata.config import Config
 from tests.conftest import Organization, Post
-from tests.service import PATH
+from tests.support.service import PATH
 
 INVALID = {"error": "Invalid JSON payload"}
 

@@ -16,9 +16,9 @@ from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.queries import update_metadata
-from tests.citus import citus
 from tests.conftest import Organization, Post, connect
-from tests.service import ROOT
+from tests.support.citus import citus
+from tests.support.service import ROOT
 
 # The contract's tests, run once more with the fixtures of this module.
 from tests.test_authenticate import (  # noqa: F401

@@ -12,7 +12,7 @@ from psycopg2.extensions import cursor as Cursor
 from app import create_app
 from bulk_metadata.config import Config
 from tests.conftest import DATABASE, Organization, connect
-from tests.service import PATH
+from tests.support.service import PATH
 
 Flask = Callable[..., Result]
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bulk_metadata.config import Config, ConfigError, address
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 URL = "postgresql://user:p4ssw0rd@host/database"
 

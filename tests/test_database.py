@@ -18,7 +18,7 @@ from bulk_metadata.config import Config
 from bulk_metadata.db.pool import Database, DatabaseError
 from bulk_metadata.telemetry.context import record
 from tests.conftest import DIRECT_ONLY, Organization, Post, connect
-from tests.service import PATH
+from tests.support.service import PATH
 
 KILL = """
 SELECT count(pg_terminate_backend(pid))

@@ -17,7 +17,7 @@ import pytest
 from click import ClickException
 
 from bulk_metadata.demo.embedded import refuse_unusable
-from tests.service import ANY_PORT, ROOT, free_port
+from tests.support.service import ANY_PORT, ROOT, free_port
 
 DEMO = [sys.executable, "-m", "bulk_metadata.demo"]
 

@@ -4,7 +4,7 @@ import re
 
 from psycopg2.extensions import cursor as Cursor
 
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 
 def test_every_test_that_the_reliability_page_names_exists() -> None:

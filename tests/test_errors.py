@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
 from tests.conftest import Organization, Post
-from tests.service import PATH
+from tests.support.service import PATH
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Organization
-from tests.scripts import PROGRAMS
-from tests.service import ROOT, Service
+from tests.support.doc_scripts import PROGRAMS
+from tests.support.service import ROOT, Service
 
 README = (ROOT / "README.md").read_text()
 FLEET = (ROOT / "docs" / "fleet.md").read_text()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Organization
-from tests.service import PATH, ROOT, Service, run_service
+from tests.support.service import PATH, ROOT, Service, run_service
 from tests.test_authenticate import UNKNOWN, wrong_keys
 from tests.test_body import INVALID, LIMIT, NOT_JSON, body_of
 from tests.test_validation import REFUSED

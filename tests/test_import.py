@@ -18,7 +18,7 @@ from psycopg2.extensions import make_dsn
 from app import create_app
 from bulk_metadata.config import Config
 from tests.conftest import Organization
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 Import = Callable[..., Result]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from psycopg2.extensions import cursor as Cursor
 
 from tests.conftest import Organization
-from tests.service import PATH
+from tests.support.service import PATH
 
 # Names that exist, and neighbours that trimming, case or normalisation could mix up.
 EXISTING = ["SN-1", "SN-2", "sn-1", "é", "e\u0301", "10", "9", "%s", "\\", "🚚"]

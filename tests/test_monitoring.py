@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from tests.conftest import Organization, connect
-from tests.service import ROOT, Answer, Service, free_port, run_service
+from tests.support.service import ROOT, Answer, Service, free_port, run_service
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "bulk-metadata.json"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"

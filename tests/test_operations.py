@@ -20,7 +20,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Organization, connect
-from tests.service import ANY_PORT, ROOT, Answer, Service, run_service
+from tests.support.service import ANY_PORT, ROOT, Answer, Service, run_service
 
 
 def get(service: Service, path: str) -> requests.Response:

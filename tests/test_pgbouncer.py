@@ -14,9 +14,9 @@ from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
 from tests.conftest import Organization, connect
-from tests.faults.cluster import wait_until
-from tests.pgbouncer import PGBOUNCER
-from tests.service import PATH, ROOT, run_service
+from tests.support.cluster import wait_until
+from tests.support.pgbouncer import PGBOUNCER
+from tests.support.service import PATH, ROOT, run_service
 from tests.test_schema import INDEX_SCAN, MANY_ROWS, plan
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")

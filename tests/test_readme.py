@@ -20,7 +20,7 @@ from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.telemetry import access_log
 from tests.conftest import Organization, Post
-from tests.service import PATH, ROOT, Service
+from tests.support.service import PATH, ROOT, Service
 
 README = (ROOT / "README.md").read_text()
 

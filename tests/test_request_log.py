@@ -16,7 +16,7 @@ from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.telemetry import access_log
 from tests.conftest import Organization, Post
-from tests.service import PATH, Service, run_service
+from tests.support.service import PATH, Service, run_service
 
 
 def lines(service: Service, request_id: str) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
 from bulk_metadata.db.pool import Database, DatabaseError
 from tests.conftest import Organization, connect
-from tests.scripts import NUMBER, Run, runner, snippets
-from tests.service import PATH, ROOT, Service, run_service
+from tests.support.doc_scripts import NUMBER, Run, runner, snippets
+from tests.support.service import PATH, ROOT, Service, run_service
 
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
 

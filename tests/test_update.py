@@ -14,7 +14,7 @@ from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.queries import update_metadata
 from tests.conftest import Organization, Post, connect
-from tests.service import PATH
+from tests.support.service import PATH
 
 NO_DEVICE = {"deviceId": "", "status": "not_found"}
 

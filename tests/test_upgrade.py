@@ -22,7 +22,7 @@ from bulk_metadata.config import Config
 from bulk_metadata.core.api_key import digest
 from bulk_metadata.db.connection import connect_service
 from tests.conftest import DATABASE, Organization, connect
-from tests.service import ROOT
+from tests.support.service import ROOT
 from tests.test_commands import runner
 
 SCHEMAS = ROOT / "tests" / "schemas"

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.conftest import Organization
-from tests.service import Service
+from tests.support.service import Service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

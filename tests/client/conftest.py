@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.proxy import Proxy, run_proxy
-from tests.client.pushing import Client
 from tests.conftest import Organization
-from tests.service import Service
+from tests.support.client_runner import Client
+from tests.support.fault_proxy import Proxy, run_proxy
+from tests.support.service import Service
 
 
 @pytest.fixture

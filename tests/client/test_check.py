@@ -17,7 +17,7 @@ from bulk_metadata.client.signals import Stopped
 from bulk_metadata.files.reader import read
 from bulk_metadata.files.source import Source
 from tests.conftest import Organization
-from tests.service import ROOT, Service
+from tests.support.service import ROOT, Service
 
 LINES = [f'{{"identifier": "SN-{number}", "metadata": {{}}}}' for number in range(5)]
 FLEET = "".join(line + "\n" for line in LINES).encode()

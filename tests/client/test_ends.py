@@ -22,12 +22,12 @@ from bulk_metadata.client.signals import Stopped
 from bulk_metadata.client.tally import Tally
 from bulk_metadata.files.reader import read
 from bulk_metadata.files.source import Source
-from tests.client import proxy as faults
-from tests.client.proxy import Proxy, answered
-from tests.client.pushing import Client, Done, numbered
 from tests.conftest import Organization
-from tests.scripts import wait_until
-from tests.service import ROOT
+from tests.support import fault_proxy as faults
+from tests.support.client_runner import Client, Done, numbered
+from tests.support.doc_scripts import wait_until
+from tests.support.fault_proxy import Proxy, answered
+from tests.support.service import ROOT
 
 DEVICES = numbered(10)
 

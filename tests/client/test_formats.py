@@ -17,7 +17,7 @@ from bulk_metadata.client.batches import Batcher, halves
 from bulk_metadata.core.errors import ApiError
 from bulk_metadata.files.device import Device
 from bulk_metadata.files.reader import read
-from tests.client.reading import LIMIT, problems, read_all, texts
+from tests.support.reading import LIMIT, problems, read_all, texts
 
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=5)
 VALUES = st.recursive(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bulk_metadata.files import json_body
 from bulk_metadata.files.device import FileError
 from bulk_metadata.files.json_body import read_json_body
-from tests.client.reading import problems, read_all, texts
+from tests.support.reading import problems, read_all, texts
 
 TAIL = "; nothing can be read from here on"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.proxy import Proxy, at_random
-from tests.client.pushing import Client, ndjson
 from tests.conftest import Organization
+from tests.support.client_runner import Client, ndjson
+from tests.support.fault_proxy import Proxy, at_random
 
 SECONDS = float(os.environ.get("CLIENT_TORTURE_SECONDS", "0"))
 SEED = os.environ.get("CLIENT_TORTURE_SEED")

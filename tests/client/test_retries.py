@@ -11,12 +11,12 @@ import pytest
 from bulk_metadata.client import transport
 from bulk_metadata.client.retry import Unanswered
 from bulk_metadata.client.transport import endpoint
-from tests.client import proxy as faults
-from tests.client.proxy import Fault, Proxy, answered
-from tests.client.pushing import Client, numbered
 from tests.conftest import Organization
-from tests.faults.relay import spawn
-from tests.service import PATH, free_port
+from tests.support import fault_proxy as faults
+from tests.support.client_runner import Client, numbered
+from tests.support.fault_proxy import Fault, Proxy, answered
+from tests.support.service import PATH, free_port
+from tests.support.tcp_proxy import spawn
 
 DEVICES = numbered(10)
 

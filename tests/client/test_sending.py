@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import proxy as faults
-from tests.client.proxy import Fault, Proxy, answered, run_proxy
-from tests.client.pushing import Client, numbered
 from tests.conftest import Organization
-from tests.service import run_service
+from tests.support import fault_proxy as faults
+from tests.support.client_runner import Client, numbered
+from tests.support.fault_proxy import Fault, Proxy, answered, run_proxy
+from tests.support.service import run_service
 
 
 def refusing(identifier: str, fault: Fault) -> faults.Choose:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.client.reading import problems, read_all, texts
+from tests.support.reading import problems, read_all, texts
 
 TAIL = "; nothing can be read from here on"
 ONE_IDENTIFIER = 'the header must have one column "identifier"; its columns: '

@@ -9,16 +9,16 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from bulk_metadata.client.progress import Lines
-from tests.client import proxy as faults
-from tests.client.proxy import Proxy, answered
-from tests.client.pushing import Client, numbered
-from tests.client.terminal import (
+from tests.conftest import Organization
+from tests.support import fault_proxy as faults
+from tests.support.client_runner import Client, numbered
+from tests.support.fault_proxy import Proxy, answered
+from tests.support.terminal import (
     HIDE_CURSOR,
     SHOW_CURSOR,
     Terminal,
     run_in_terminal,
 )
-from tests.conftest import Organization
 
 DEVICES = numbered(2000)
 

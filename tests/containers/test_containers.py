@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from docker.models.containers import Container
 
-from tests.callers import CLIENTS, IDENTIFIERS, Callers
-from tests.containers.project import (
+from tests.support.callers import CLIENTS, IDENTIFIERS, Callers
+from tests.support.cluster import wait_until
+from tests.support.compose_project import (
     COMPOSE_FILE,
     Project,
     base_image,
@@ -17,8 +18,7 @@ from tests.containers.project import (
     project,
     requests,
 )
-from tests.faults.cluster import wait_until
-from tests.service import PATH
+from tests.support.service import PATH
 
 pytestmark = pytest.mark.containers
 

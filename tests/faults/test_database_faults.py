@@ -12,7 +12,8 @@ import pytest
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.commands.schema import apply_schema
-from tests.faults.clients import (
+from tests.support.cluster import Cluster, cluster, wait_until
+from tests.support.concurrent_clients import (
     CLIENTS,
     CONNECTIONS,
     DEVICES,
@@ -27,9 +28,8 @@ from tests.faults.clients import (
     stored,
     waiting,
 )
-from tests.faults.cluster import Cluster, cluster, wait_until
-from tests.faults.relay import relay
-from tests.service import free_port
+from tests.support.service import free_port
+from tests.support.tcp_proxy import relay
 
 pytestmark = pytest.mark.faults
 

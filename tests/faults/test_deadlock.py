@@ -10,9 +10,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.faults.cluster import Cluster, wait_until
-from tests.faults.load import Client, devices, load
-from tests.service import run_service
+from tests.support.cluster import Cluster, wait_until
+from tests.support.load import Client, devices, load
+from tests.support.service import run_service
 
 pytestmark = pytest.mark.faults
 

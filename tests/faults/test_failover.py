@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.clients import DEVICES, PROMISE, ask, clients
-from tests.faults.cluster import Cluster, folder_for_postgres, kill, run, wait_until
-from tests.service import free_port
+from tests.support.cluster import Cluster, folder_for_postgres, kill, run, wait_until
+from tests.support.concurrent_clients import DEVICES, PROMISE, ask, clients
+from tests.support.service import free_port
 
 pytestmark = pytest.mark.faults
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.cluster import Cluster
-from tests.service import run_service
+from tests.support.cluster import Cluster
+from tests.support.service import run_service
 
 pytestmark = pytest.mark.faults
 

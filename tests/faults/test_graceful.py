@@ -12,8 +12,8 @@ import psutil
 import pytest
 from psycopg2.extensions import cursor as Cursor
 
-from tests.faults.cluster import Cluster, wait_until
-from tests.faults.load import (
+from tests.support.cluster import Cluster, wait_until
+from tests.support.load import (
     Client,
     backends,
     devices,
@@ -22,7 +22,7 @@ from tests.faults.load import (
     reload,
     workers,
 )
-from tests.service import Service, run_service
+from tests.support.service import Service, run_service
 
 pytestmark = pytest.mark.faults
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.callers import CLIENTS, IDENTIFIERS, Callers
 from tests.conftest import Organization
-from tests.nginx import nginx
-from tests.service import Service, run_service
+from tests.support.callers import CLIENTS, IDENTIFIERS, Callers
+from tests.support.nginx import nginx
+from tests.support.service import Service, run_service
 
 pytestmark = pytest.mark.faults
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Organization
-from tests.nginx import nginx
-from tests.service import PATH, Service, run_service
+from tests.support.nginx import nginx
+from tests.support.service import PATH, Service, run_service
 
 pytestmark = pytest.mark.faults
 

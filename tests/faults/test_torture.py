@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.cluster import Cluster, wait_until
-from tests.faults.load import Client
-from tests.faults.torture import (
+from tests.support.cluster import Cluster, wait_until
+from tests.support.load import Client
+from tests.support.service import Answer, run_service
+from tests.support.stress import (
     CLIENTS,
     DEVICES,
     LOST,
@@ -17,7 +18,6 @@ from tests.faults.torture import (
     is_right,
     violations,
 )
-from tests.service import Answer, run_service
 
 pytestmark = pytest.mark.faults
 

@@ -16,8 +16,8 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from tests.conftest import Organization
-from tests.fuzz.search import EXAMPLES, fuzz, show_progress
-from tests.service import PATH, Answer, Service
+from tests.support.hypothesis_settings import EXAMPLES, fuzz, show_progress
+from tests.support.service import PATH, Answer, Service
 from tests.test_body import INVALID, NOT_JSON
 from tests.test_validation import HARMLESS, REFUSED
 

@@ -14,8 +14,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.conftest import Organization
-from tests.fuzz.search import fuzz, show_progress
-from tests.service import PATH, ROOT, Service
+from tests.support.hypothesis_settings import fuzz, show_progress
+from tests.support.service import PATH, ROOT, Service
 from tests.test_readme import ERRORS
 
 DESCRIPTION: dict[str, Any] = json.loads(

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 from psycopg2.extensions import cursor as Cursor
 
-from tests.faults.cluster import PATIENCE, Cluster, wait_until
-from tests.service import PATH, Answer, Service
+from tests.support.cluster import PATIENCE, Cluster, wait_until
+from tests.support.service import PATH, Answer, Service
 
 
 class Client:

@@ -21,8 +21,8 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from tests.postgres import can_run
-from tests.service import ROOT, free_port
+from tests.support.postgres import can_run
+from tests.support.service import ROOT, free_port
 
 COMPOSE_FILE = ROOT / "deploy" / "compose.yaml"
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"

@@ -18,9 +18,9 @@ from typing import Any
 
 import psycopg2
 
-from tests.faults.cluster import Cluster, wait_until
-from tests.faults.load import Client, backends, load, workers
-from tests.service import Answer, Service
+from tests.support.cluster import Cluster, wait_until
+from tests.support.load import Client, backends, load, workers
+from tests.support.service import Answer, Service
 
 DEVICES = [f"SN-{number}" for number in range(600)]
 BATCHES = [1, 50, 300]

@@ -10,7 +10,7 @@ import pytest
 from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.network import Network
 
-from tests.postgres import can_run
+from tests.support.postgres import can_run
 
 # What a container runs unless TEST_CITUS_IMAGE says otherwise.
 IMAGE = "citusdata/citus:14.0"

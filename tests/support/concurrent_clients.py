@@ -10,8 +10,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.cluster import Cluster, wait_until
-from tests.service import Service, run_service
+from tests.support.cluster import Cluster, wait_until
+from tests.support.service import Service, run_service
 
 WORKERS = 2
 # As many as there are clients: whichever worker takes a call, a thread is free for it.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from tests.service import ROOT, free_port
+from tests.support.service import ROOT, free_port
 
 # Debian's is not on everybody's PATH.
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")

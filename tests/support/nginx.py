@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.cluster import wait_until
-from tests.service import ROOT, Service, free_port
+from tests.support.cluster import wait_until
+from tests.support.service import ROOT, Service, free_port
 
 # Debian's is not on everybody's PATH.
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")

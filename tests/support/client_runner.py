@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 COMMAND = (sys.executable, "-m", "bulk_metadata.client", "push")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.service import Answer
+from tests.support.service import Answer
 
 # Said by each hop for itself.
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")

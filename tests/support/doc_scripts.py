@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.cluster import BINARIES
+from tests.support.cluster import BINARIES
 
 # The embedded server's psql is good enough where there is no other.
 PROGRAMS = os.pathsep.join(
