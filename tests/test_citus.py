@@ -17,6 +17,7 @@ from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.queries import update_metadata
 from tests.conftest import Organization, Post, connect
+from tests.db.test_schema import Recorder
 from tests.support.citus import citus
 from tests.support.service import ROOT
 
@@ -28,7 +29,6 @@ from tests.test_authenticate import (  # noqa: F401
     test_nobody_without_a_key_learns_anything_about_the_body,
 )
 from tests.test_readme import test_the_error_table  # noqa: F401
-from tests.test_schema import Recorder
 from tests.test_update import (  # noqa: F401
     test_1000_identifiers_may_all_be_one_device,
     test_a_call_is_safe_to_repeat,

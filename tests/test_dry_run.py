@@ -16,9 +16,9 @@ from bulk_metadata.api.dry_run import is_dry_run
 from bulk_metadata.core.errors import ApiError
 from bulk_metadata.telemetry import access_log
 from tests.conftest import Organization, Post
+from tests.db.test_upgrade import ROWS, select
 from tests.support.service import PATH, Service
 from tests.test_http import parsed
-from tests.test_upgrade import ROWS, select
 from tests.test_validation import REFUSED as REFUSED_BODIES
 
 DRY_RUN = "dryRun=true"

@@ -21,9 +21,9 @@ from bulk_metadata.config import Config
 from bulk_metadata.db.pool import Database, DatabaseError
 from bulk_metadata.db.queries import dry_run_update, update_metadata
 from tests.conftest import Organization, connect
+from tests.db.test_pool import backend_pid, retries
 from tests.support.cluster import wait_until
 from tests.support.service import PATH
-from tests.test_database import backend_pid, retries
 
 DOCUMENTS = {"SN-1": Raw(b'{"a": 1}'), "SN-2": Raw(b'{"a": 2}')}
 BODY = b'{"devices": {"SN-1": {"a": 1}, "SN-2": {"a": 2}}}'
