@@ -16,20 +16,15 @@ from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.queries import update_metadata
-from tests.conftest import Organization, Post, connect
-from tests.db.test_schema import Recorder
-from tests.support.citus import citus
-from tests.support.service import ROOT
 
 # The contract's tests, run once more with the fixtures of this module.
-from tests.test_authenticate import (  # noqa: F401
+from tests.api.test_authentication import (  # noqa: F401
     test_a_revoked_key_is_refused_at_once,
     test_a_wrong_key_is_refused,
     test_an_expired_key_is_refused_at_once,
     test_nobody_without_a_key_learns_anything_about_the_body,
 )
-from tests.test_readme import test_the_error_table  # noqa: F401
-from tests.test_update import (  # noqa: F401
+from tests.api.test_update import (  # noqa: F401
     test_1000_identifiers_may_all_be_one_device,
     test_a_call_is_safe_to_repeat,
     test_another_organization_cannot_be_told_from_nobody,
@@ -43,6 +38,11 @@ from tests.test_update import (  # noqa: F401
     test_the_published_example,
     test_what_jsonb_makes_of_what_is_sent,
 )
+from tests.conftest import Organization, Post, connect
+from tests.db.test_schema import Recorder
+from tests.support.citus import citus
+from tests.support.service import ROOT
+from tests.test_readme import test_the_error_table  # noqa: F401
 
 TABLES = "devices, api_keys, organizations"
 LOGIN = {"user": "bulk_metadata_service", "password": "for-tests-only"}

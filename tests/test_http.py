@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from tests.api.test_authentication import UNKNOWN, wrong_keys
+from tests.api.test_request import INVALID, LIMIT, NOT_JSON, body_of
+from tests.api.test_validation import REFUSED
 from tests.conftest import Organization
 from tests.support.service import PATH, ROOT, Service, run_service
-from tests.test_authenticate import UNKNOWN, wrong_keys
-from tests.test_body import INVALID, LIMIT, NOT_JSON, body_of
-from tests.test_validation import REFUSED
 
 TOO_LARGE = {"error": "Request body too large. Maximum 10485760 bytes"}
 UNAUTHORIZED = {"error": "Invalid or missing API key"}

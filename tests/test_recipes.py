@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.api.test_update import wait_until_locked
 from tests.conftest import LOGIN, Organization, connect
 from tests.support.doc_scripts import NUMBER, Run, runner, snippets, wait_until
 from tests.support.service import PATH, ROOT, Service, run_service
-from tests.test_update import wait_until_locked
 
 README = (ROOT / "README.md").read_text()
 

@@ -13,8 +13,8 @@ from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.queries import update_metadata
+from tests.api.test_update import WHITE_SPACE
 from tests.conftest import Organization
-from tests.test_update import WHITE_SPACE
 
 
 def test_it_can_be_applied_again_without_harm(

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from tests.api.test_request import INVALID, NOT_JSON
+from tests.api.test_validation import HARMLESS, REFUSED
 from tests.conftest import Organization
 from tests.support.hypothesis_settings import EXAMPLES, fuzz, show_progress
 from tests.support.service import PATH, Answer, Service
-from tests.test_body import INVALID, NOT_JSON
-from tests.test_validation import HARMLESS, REFUSED
 
 EXISTING = ["SN-1", "SN-2", "é", "10"]
 

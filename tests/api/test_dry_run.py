@@ -15,11 +15,11 @@ from psycopg2.extensions import cursor as Cursor
 from bulk_metadata.api.dry_run import is_dry_run
 from bulk_metadata.core.errors import ApiError
 from bulk_metadata.telemetry import access_log
+from tests.api.test_validation import REFUSED as REFUSED_BODIES
 from tests.conftest import Organization, Post
 from tests.db.test_upgrade import ROWS, select
 from tests.support.service import PATH, Service
 from tests.test_http import parsed
-from tests.test_validation import REFUSED as REFUSED_BODIES
 
 DRY_RUN = "dryRun=true"
 DEVICES = {"devices": {"SN-2": {"a": 1}, " SN-1\n": {}, "SN-3": {"b": 2}}}
