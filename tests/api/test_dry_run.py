@@ -18,8 +18,8 @@ from bulk_metadata.telemetry import access_log
 from tests.api.test_validation import REFUSED as REFUSED_BODIES
 from tests.conftest import Organization, Post
 from tests.db.test_upgrade import ROWS, select
+from tests.server.test_http import parsed
 from tests.support.service import PATH, Service
-from tests.test_http import parsed
 
 DRY_RUN = "dryRun=true"
 DEVICES = {"devices": {"SN-2": {"a": 1}, " SN-1\n": {}, "SN-3": {"b": 2}}}
