@@ -21,9 +21,9 @@ from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
 from bulk_metadata.core.api_key import digest
 from bulk_metadata.db.connection import connect_service
+from tests.commands.test_commands import runner
 from tests.conftest import DATABASE, Organization, connect
 from tests.support.service import ROOT
-from tests.test_commands import runner
 
 SCHEMAS = ROOT / "tests" / "schemas"
 RELEASED = sorted(SCHEMAS.glob("*.sql"), key=lambda path: path.stem != "first")
