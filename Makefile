@@ -53,7 +53,7 @@ fuzz: .venv/installed ## Send the service generated requests, for half an hour
 	    $(BIN)/python -m pytest tests/fuzz -v --capture=no --hypothesis-show-statistics
 
 torture: .venv/installed ## Break everything at random for ten minutes, and look for losses
-	@TORTURE_SECONDS=$${TORTURE_SECONDS:-600} $(BIN)/pytest -s tests/faults/test_torture.py
+	@TORTURE_SECONDS=$${TORTURE_SECONDS:-600} $(BIN)/pytest -s tests/faults/test_stress.py
 
 bench: .venv/installed-benchmarks ## Measure everything, for a quarter of an hour; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks
