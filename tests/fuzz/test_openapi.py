@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.conftest import Organization
 from tests.support.hypothesis_settings import fuzz, show_progress
 from tests.support.service import PATH, ROOT, Service
-from tests.test_readme import ERRORS
+from tests.system.test_readme import ERRORS
 
 DESCRIPTION: dict[str, Any] = json.loads(
     (ROOT / "bulk_metadata" / "openapi.json").read_text()
