@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flask import Blueprint, Response, abort, send_file
 
-blueprint = Blueprint("docs_page", __name__)
+blueprint = Blueprint("docs", __name__)
 
 HERE = Path(__file__).parent
 SWAGGER_UI = Path(str(files("flask_swagger_ui"))) / "dist"

@@ -263,8 +263,8 @@ def test_nobody_answers(
     accepts: bool, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # None of a minute's waiting here.
-    monkeypatch.setattr(api, "CONNECT_TIMEOUT", 1)
-    monkeypatch.setattr(api, "READ_TIMEOUT", 1)
+    monkeypatch.setattr(transport, "CONNECT_TIMEOUT", 1)
+    monkeypatch.setattr(transport, "READ_TIMEOUT", 1)
     with ExitStack() as stack:
         listener = stack.enter_context(
             socket.create_server(("127.0.0.1", 0), backlog=0)
@@ -276,7 +276,7 @@ def test_nobody_answers(
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(address)
-        called = api.Api(
+        called = transport.Api(
             endpoint(f"http://127.0.0.1:{address[1]}"),
             "key",
             dry_run=False,

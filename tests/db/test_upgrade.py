@@ -25,7 +25,7 @@ from tests.commands.test_commands import runner
 from tests.conftest import DATABASE, Organization, connect
 from tests.support.service import ROOT
 
-SCHEMAS = ROOT / "tests" / "schemas"
+SCHEMAS = ROOT / "tests" / "db" / "schemas"
 RELEASED = sorted(SCHEMAS.glob("*.sql"), key=lambda path: path.stem != "first")
 # A release that left the schema as it was leaves nothing to upgrade to the next one.
 PRESENT = (ROOT / "schema.sql").read_text()
