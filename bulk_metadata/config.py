@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from bulk_metadata.core.limits import DEFAULT_MAX_BODY_BYTES
+
 # The largest number that a setting may have.
 MOST = {
     # Beyond 16 MiB the memory that PostgreSQL needs to parse many small values, and the
@@ -49,7 +51,7 @@ class Config:
     answer_timeout: int = 8
     # Long enough for the largest body over a slow line.
     request_timeout: int = 30
-    max_body_bytes: int = 10 * 1024 * 1024
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Config":

@@ -9,6 +9,7 @@ from bulk_metadata.api.request import parse_body, read_body
 from bulk_metadata.api.response import answer
 from bulk_metadata.api.validation import validate
 from bulk_metadata.config import Config
+from bulk_metadata.core.limits import ENDPOINT
 from bulk_metadata.db.pool import Database
 from bulk_metadata.db.queries import dry_run_update, update_metadata
 from bulk_metadata.telemetry.context import record
@@ -16,7 +17,7 @@ from bulk_metadata.telemetry.context import record
 blueprint = Blueprint("bulk_metadata", __name__)
 
 
-@blueprint.post("/api/ext-v1/device/bulk-metadata", provide_automatic_options=False)
+@blueprint.post(ENDPOINT, provide_automatic_options=False)
 def replace_bulk_metadata() -> ResponseReturnValue:
     """Replace the metadata of the devices that the body names, all in one statement; in
     a dry run undo it again."""

@@ -9,8 +9,7 @@ from bulk_metadata.api.request import invalid_json
 from bulk_metadata.core.errors import ApiError
 from bulk_metadata.core.json_text import MEMBERS, JsonText
 from bulk_metadata.core.jsonb import first_refusal
-
-MAX_DEVICES = 1000
+from bulk_metadata.core.limits import MAX_DEVICES
 
 REQUIRED = "devices is required and must be an object mapping identifiers to metadata"
 

@@ -34,8 +34,7 @@ from bulk_metadata.client.retry import (
     parse_answer,
 )
 from bulk_metadata.client.signals import Stopped
-
-PATH = "/api/ext-v1/device/bulk-metadata"
+from bulk_metadata.core.limits import ENDPOINT
 
 # Seconds. The API answers within 15 at the worst, and proxies let calls wait.
 CONNECT_TIMEOUT = 10
@@ -63,7 +62,7 @@ def endpoint(url: str) -> str:
         _ = parts.port
     except ValueError:
         raise ValueError("must have a port from 0 to 65535, or none") from None
-    return parts.geturl().rstrip("/").removesuffix(PATH) + PATH
+    return parts.geturl().rstrip("/").removesuffix(ENDPOINT) + ENDPOINT
 
 
 class Api:

@@ -16,7 +16,10 @@ POLICY = (
 def test_the_description_is_the_file(client: FlaskClient) -> None:
     with client.get("/openapi.json") as response:
         assert response.mimetype == "application/json"
-        assert response.data == (ROOT / "bulk_metadata" / "openapi.json").read_bytes()
+        assert (
+            response.data
+            == (ROOT / "bulk_metadata" / "api" / "openapi.json").read_bytes()
+        )
         assert json.loads(response.data)["openapi"] == "3.1.0"
 
 

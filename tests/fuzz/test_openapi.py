@@ -19,7 +19,7 @@ from tests.support.service import PATH, ROOT, Service
 from tests.system.test_readme import ERRORS
 
 DESCRIPTION: dict[str, Any] = json.loads(
-    (ROOT / "bulk_metadata" / "openapi.json").read_text()
+    (ROOT / "bulk_metadata" / "api" / "openapi.json").read_text()
 )
 OPERATION: dict[str, Any] = DESCRIPTION["paths"][PATH]["post"]
 SCHEMA = schemathesis.openapi.from_dict(DESCRIPTION)
