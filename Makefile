@@ -87,5 +87,5 @@ coverage: .venv/installed-benchmarks .venv/installed-browser ## Run the tests an
 	@$(BIN)/coverage report
 
 clean: ## Remove what the other commands made, the demo's data included
-	@rm -rf .venv .venv-peers benchmarks/peers/*/node_modules .data .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build *.egg-info .venv .venv-peers benchmarks/peers/*/node_modules .data .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
