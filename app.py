@@ -4,10 +4,10 @@ import os
 
 from flask import Flask
 
+from bulk_metadata import commands
 from bulk_metadata.api import docs
 from bulk_metadata.api.response import JsonProvider
 from bulk_metadata.api.routes import blueprint
-from bulk_metadata.commands import register_commands
 from bulk_metadata.config import Config
 from bulk_metadata.core.errors import register_error_handlers
 from bulk_metadata.db.pool import Database
@@ -31,7 +31,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.register_blueprint(blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(docs.blueprint)
+    app.register_blueprint(commands.blueprint)
     register_observers(app)
     register_error_handlers(app)
-    register_commands(app)
     return app

@@ -8,7 +8,7 @@ from pathlib import Path
 from psycopg2.extensions import cursor as Cursor
 
 from benchmarks.fleet import Fleet
-from bulk_metadata.commands.schema import apply_schema
+from bulk_metadata.db.schema import apply_schema
 from tests.support.cluster import Cluster, cluster
 from tests.support.service import free_port
 

@@ -17,10 +17,9 @@ from psycopg2.extensions import make_dsn
 from werkzeug.test import TestResponse
 
 from app import create_app
-from bulk_metadata.commands.keys import create_key
-from bulk_metadata.commands.organizations import create_organization
-from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
+from bulk_metadata.db.accounts import create_key, create_organization
+from bulk_metadata.db.schema import apply_schema
 from tests.support.pgbouncer import PGBOUNCER, pgbouncer, version
 from tests.support.postgres import postgres
 from tests.support.service import PATH, Service, run_service

@@ -11,7 +11,6 @@ from io import StringIO
 from pathlib import Path
 
 import click
-from flask.cli import with_appcontext
 from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
 
@@ -21,14 +20,13 @@ from bulk_metadata.commands.device_file import (
     DeviceFileError,
     read_devices,
 )
-from bulk_metadata.commands.organizations import find_organization
-from bulk_metadata.commands.transaction import session
+from bulk_metadata.commands.transaction import blueprint, session
+from bulk_metadata.db.accounts import find_organization
 
 
-@click.command("import-devices")
+@blueprint.cli.command("import-devices")
 @click.argument("organization")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@with_appcontext
 def import_devices_command(organization: str, file: Path) -> None:
     """Create the devices of FILE in ORGANIZATION (its id or name).
 

@@ -1,68 +1,59 @@
-"""What every command needs: a transaction, and a sentence for what goes wrong in it."""
+"""The blueprint of the commands, and the database transactions of a command."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import click
-import psycopg2
-from flask import current_app
-from psycopg2.errors import (
-    DeadlockDetected,
-    InsufficientPrivilege,
-    InternalError_,
-    LockNotAvailable,
-    UndefinedTable,
+from flask import Blueprint, current_app
+
+from bulk_metadata.db.transaction import (
+    ConflictError,
+    Cursor,
+    OperatorError,
+    transaction,
 )
-from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.config import Config
-from bulk_metadata.db.connection import connect, reason
+Result = TypeVar("Result")
+
+blueprint = Blueprint("commands", __name__, cli_group=None)
+
+ATTEMPTS = 3
+# Seconds between attempts. Requests that queued behind the first one complete.
+PAUSE = 1
 
 
-class Conflict(click.ClickException):
-    """Another session was in the way: the same may succeed once it has ended."""
+class ConflictException(click.ClickException):
+    """Another session holds a lock."""
 
 
 @contextmanager
 def session() -> Iterator[Cursor]:
-    """Give a cursor to the database of the application's settings, as transaction()."""
-    with transaction(current_app.extensions["config"]) as cursor:
-        yield cursor
-
-
-@contextmanager
-def transaction(config: Config) -> Iterator[Cursor]:
-    """Give a cursor in a transaction, committed unless something is raised.
-
-    Raises click.ClickException, which ends a command with its sentence, for whatever
-    PostgreSQL refuses; Conflict among them.
-    """
+    """Yield a cursor in a transaction on DATABASE_URL. Raises click.ClickException
+    instead of OperatorError."""
     try:
-        connection = connect(
-            config.database_url, config.connect_timeout, "bulk-metadata command"
-        )
-    except psycopg2.OperationalError as error:
-        raise click.ClickException(
-            f"Cannot connect to the database that DATABASE_URL names: {reason(error)}"
-        ) from None
-    try:
-        with connection, connection.cursor() as cursor:
+        with transaction(current_app.extensions["config"]) as cursor:
             yield cursor
-    except UndefinedTable:
-        raise click.ClickException(
-            "The database has no tables yet. Create them with: flask init-db"
-        ) from None
-    except InsufficientPrivilege as error:
-        raise click.ClickException(
-            f"{reason(error)}. Let DATABASE_URL name the database's owner, "
-            "not the service's role; init-db has to be allowed to create roles, too."
-        ) from None
-    # An internal error: "tuple concurrently updated" is one, of two that alter a role.
-    except (LockNotAvailable, DeadlockDetected, InternalError_) as error:
-        raise Conflict(reason(error)) from None
-    except psycopg2.Error as error:
-        raise click.ClickException(reason(error)) from None
-    except UnicodeEncodeError:
-        raise click.ClickException("An argument is not UTF-8.") from None
-    finally:
-        connection.close()
+    except ConflictError as error:
+        raise ConflictException(str(error)) from None
+    except OperatorError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def change_schema(change: Callable[[Cursor], Result]) -> Result:
+    """Run ``change`` in a transaction and return its result. Retry it if a table lock
+    times out. Raises click.ClickException if the last attempt fails."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with session() as cursor:
+                return change(cursor)
+        except ConflictException as error:
+            conflict = error.message
+        if attempt < ATTEMPTS:
+            time.sleep(PAUSE)
+    raise click.ClickException(
+        f"Could not lock the tables in {ATTEMPTS} attempts; the last error was: "
+        f"{conflict}. The database is unchanged. Retry when no long transaction and no "
+        "VACUUM holds a lock on the tables. pg_locks lists the sessions that hold them."
+    )

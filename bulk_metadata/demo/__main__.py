@@ -15,13 +15,12 @@ from pathlib import Path
 import click
 from psycopg2.extensions import make_dsn
 
-from bulk_metadata.commands.keys import create_key
-from bulk_metadata.commands.organizations import find_organization
-from bulk_metadata.commands.schema import apply_schema
-from bulk_metadata.commands.transaction import transaction
 from bulk_metadata.config import Config, ConfigError, address
 from bulk_metadata.core.api_key import digest
+from bulk_metadata.db.accounts import create_key, find_organization
 from bulk_metadata.db.queries import select_caller
+from bulk_metadata.db.schema import apply_schema
+from bulk_metadata.db.transaction import OperatorError, transaction
 from bulk_metadata.demo.embedded import embedded_postgres
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +70,8 @@ def main(data: Path) -> None:
             with embedded_postgres(data / "postgres") as url:
                 service_url = make_dsn(url, user="bulk_metadata_service")
                 run(read_config(url), read_config(service_url), data / "demo.key")
+    except OperatorError as error:
+        raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         click.echo("Stopped.")
 

@@ -279,7 +279,9 @@ def test_a_missing_file_or_organization_is_named(
     result = cli.invoke(args=["import-devices", "Acme", "missing.csv"])
     assert result.exit_code == 2
     assert "'missing.csv' does not exist" in result.output
-    assert 'There is no organization "Acme"' in import_file("d.ndjson", "").output
+    assert (
+        'The organization "Acme" does not exist' in import_file("d.ndjson", "").output
+    )
 
 
 def test_what_is_no_file_is_refused(

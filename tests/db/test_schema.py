@@ -9,10 +9,10 @@ from msgspec import Raw
 from psycopg2.errors import CheckViolation, InsufficientPrivilege, UniqueViolation
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.queries import update_metadata
+from bulk_metadata.db.schema import apply_schema
 from tests.api.test_update import WHITE_SPACE
 from tests.conftest import Organization
 

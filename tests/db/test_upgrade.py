@@ -17,11 +17,11 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 import bulk_metadata
 from app import create_app
-from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
 from bulk_metadata.core.api_key import digest
 from bulk_metadata.db.connection import connect_service
-from tests.commands.test_commands import runner
+from bulk_metadata.db.schema import apply_schema
+from tests.commands.conftest import runner
 from tests.conftest import DATABASE, Organization, connect
 from tests.support.service import ROOT
 
@@ -179,7 +179,7 @@ def select(cursor: Cursor, query: str) -> list[tuple[Any, ...]]:
 
 def init_db(url: str) -> tuple[int, str]:
     """Run the command, and return its exit code and what it said."""
-    result = runner(Config(database_url=url))("init-db")
+    result = runner(Config(database_url=url), url)("init-db")
     return result.exit_code, re.sub(r"PostgreSQL .+\)", "PostgreSQL)", result.output)
 
 
@@ -349,10 +349,10 @@ def test_an_upgrade_that_gets_no_lock_says_so_and_changes_nothing(
         other.cursor().execute(f"BEGIN; LOCK TABLE devices IN {mode} MODE")
         assert init_db(database) == (
             1,
-            "Error: Another session was in the way 3 times, the last time with: "
-            "canceling statement due to lock timeout. The database is as it was. "
-            "Try again when no long transaction and no VACUUM holds a lock on the "
-            "tables; pg_locks shows who does.\n",
+            "Error: Could not lock the tables in 3 attempts; the last error was: "
+            "canceling statement due to lock timeout. The database is unchanged. Retry "
+            "when no long transaction and no VACUUM holds a lock on the tables. "
+            "pg_locks lists the sessions that hold them.\n",
         )
         page = (ROOT / "docs" / "upgrading.md").read_text()
         [who] = re.findall(r"```sql\n(.+?);\n```", page, re.DOTALL)

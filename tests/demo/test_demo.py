@@ -161,7 +161,7 @@ def test_a_taken_port_is_named(data: Path, setting: str, other: str) -> None:
     [
         (
             "postgresql://127.0.0.1:1/down",
-            "Error: Cannot connect to the database that DATABASE_URL names: connection"
+            "Error: Cannot connect to the database in DATABASE_URL: connection"
             " to server at",
         ),
         (

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.commands.schema import apply_schema
+from bulk_metadata.db.schema import apply_schema
 from tests.support.cluster import Cluster, cluster, wait_until
 from tests.support.concurrent_clients import (
     CLIENTS,

@@ -12,7 +12,7 @@ import psutil
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-from bulk_metadata.commands.schema import apply_schema
+from bulk_metadata.db.schema import apply_schema
 from tests.conftest import Organization
 
 # Found, not imported: the package looks for folders of its own when it is.

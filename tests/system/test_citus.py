@@ -12,10 +12,10 @@ from psycopg2.extensions import cursor as Cursor
 from psycopg2.extensions import make_dsn
 
 from app import create_app
-from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.queries import update_metadata
+from bulk_metadata.db.schema import apply_schema
 
 # The contract's tests, run once more with the fixtures of this module.
 from tests.api.test_authentication import (  # noqa: F401

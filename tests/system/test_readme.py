@@ -219,8 +219,8 @@ def test_the_commands(acme: Organization, owner_url: str, tmp_path: Path) -> Non
     )
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
-    assert lines[1].startswith('Created the organization "Acme" with the id ')
-    assert lines[2].startswith('Created the key "nightly job" with the id ')
+    assert lines[1].startswith('Created organization "Acme" with ID ')
+    assert lines[2].startswith('Created API key "nightly job" with ID ')
     assert lines[3].startswith('Imported into "Acme": 2 new, 0 that existed')
     assert lines[4].endswith("Acme  nightly job")
     assert lines[5].startswith('Imported into "Acme": 0 new, 2 that existed')

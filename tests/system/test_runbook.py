@@ -14,9 +14,9 @@ import pytest
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extensions import make_dsn
 
-from bulk_metadata.commands.schema import apply_schema
 from bulk_metadata.config import Config
 from bulk_metadata.db.pool import Database, DatabaseError
+from bulk_metadata.db.schema import apply_schema
 from tests.conftest import Organization, connect
 from tests.support.doc_scripts import NUMBER, Run, runner, snippets
 from tests.support.service import PATH, ROOT, Service, run_service
