@@ -1,1 +1,1 @@
-"""Everything on one machine that has only Python: ``make run``."""
+"""``make run``: the service and PostgreSQL on a machine that has only Python."""

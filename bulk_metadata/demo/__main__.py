@@ -1,7 +1,7 @@
-"""``make run``: the service with all it needs on this machine, ready to be called.
+"""``make run``: start the service with a database and an API key.
 
-Starts the embedded PostgreSQL (unless DATABASE_URL names another), applies the schema,
-makes a demo organization with devices and a key where they are missing, runs gunicorn.
+Starts the embedded PostgreSQL unless DATABASE_URL is set, applies the schema, creates
+the missing parts of a demo organization, and runs gunicorn.
 """
 
 import os
@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import click
-from psycopg2.extensions import make_dsn
 
 from bulk_metadata.config import Config, ConfigError, address
 from bulk_metadata.core.api_key import digest
@@ -25,7 +24,7 @@ from bulk_metadata.demo.embedded import embedded_postgres
 
 ROOT = Path(__file__).parents[2]
 
-# The contract's example and a few more; SN-UNKNOWN stays unknown.
+# The devices of the example in the README, and two more. SN-UNKNOWN does not exist.
 INSERT_DEMO = """
 INSERT INTO organizations (name) VALUES ('demo') ON CONFLICT (name) DO NOTHING;
 INSERT INTO devices (organization_id, identifier)
@@ -37,7 +36,8 @@ ON CONFLICT (organization_id, identifier) DO NOTHING
 """
 
 READY = """
-Ready. This replaces the metadata of two devices, and asks for one that there is not:
+The service is ready. This request replaces the metadata of two devices, and a third
+device is not found:
 
 curl http://{bind}/api/ext-v1/device/bulk-metadata \\
   -H "x-api-key: {key}" \\
@@ -47,29 +47,29 @@ curl http://{bind}/api/ext-v1/device/bulk-metadata \\
         "SN-B200": {{"firmwareVersion": "3.2.1", "status": "maintenance"}},
         "SN-UNKNOWN": {{"status": "active"}}}}}}'
 
-The same on a page: http://{bind}/docs
-The key is also in {key_file}. Ctrl-C stops the service; the data stays.
+To send it from a browser, open http://{bind}/docs
+The API key is stored in {key_file}. Press Ctrl-C to stop the service; the data is kept.
 """
 
 
 @click.command()
 @click.argument("data", default=ROOT / ".data", type=click.Path(path_type=Path))
 def main(data: Path) -> None:
-    """Run the demo, with its files in the folder DATA, until it is told to stop."""
-    given = os.environ.get("DATABASE_URL")
+    """Run the demo with its files in the directory DATA until it is interrupted."""
+    database_url = os.environ.get("DATABASE_URL")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    # Whatever is wrong with the settings is said before anything starts.
-    config = read_config(given or "postgresql://")
-    refuse_taken_port(config)
+    # Report invalid settings before PostgreSQL starts.
+    config = read_config(database_url or "postgresql://")
+    check_ports(config)
     try:
-        if given:
+        if database_url:
             run(config, config, data / "demo.key")
         else:
             click.echo("Starting PostgreSQL ...")
             with embedded_postgres(data / "postgres") as url:
-                service_url = make_dsn(url, user="bulk_metadata_service")
-                run(read_config(url), read_config(service_url), data / "demo.key")
+                service = read_config(f"{url}&user=bulk_metadata_service")
+                run(read_config(url), service, data / "demo.key")
     except OperatorError as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
@@ -77,15 +77,15 @@ def main(data: Path) -> None:
 
 
 def read_config(url: str) -> Config:
-    """Return the settings of the environment, with this DATABASE_URL."""
+    """Return the settings of the environment with this DATABASE_URL."""
     try:
         return Config.from_env({**os.environ, "DATABASE_URL": url})
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
 
 
-def refuse_taken_port(config: Config) -> None:
-    """Raise click.ClickException if nobody can listen where the service should."""
+def check_ports(config: Config) -> None:
+    """Raise click.ClickException if a port of the service is in use."""
     for name, other in (("bind", 8001), ("metrics_bind", 9465)):
         bind = getattr(config, name)
         host, port = address(bind)
@@ -95,19 +95,19 @@ def refuse_taken_port(config: Config) -> None:
         except OSError as error:
             raise click.ClickException(
                 f"Cannot listen at {bind}: {error.strerror}. Stop the program that "
-                "does, or choose another port, like this: "
+                "uses the port, or choose another port: "
                 f"make run {name.upper()}=127.0.0.1:{other}"
             ) from None
 
 
 def run(owner: Config, service: Config, key_file: Path) -> None:
-    """Prepare the database as its owner, and serve until it ends."""
+    """Prepare the database as its owner, then run the service."""
     key = prepare(owner, key_file)
     serve(service, READY.format(bind=service.bind, key=key, key_file=key_file))
 
 
 def prepare(config: Config, key_file: Path) -> str:
-    """Make what is missing in the database, and return the demo's API key."""
+    """Create the missing parts of the demo organization and return its API key."""
     with transaction(config) as cursor:
         apply_schema(cursor)
         cursor.execute(INSERT_DEMO)
@@ -123,12 +123,12 @@ def prepare(config: Config, key_file: Path) -> str:
 
 
 def serve(config: Config, ready: str) -> None:
-    """Run gunicorn until we are told to end; say ``ready`` when it is.
+    """Run gunicorn until this process is interrupted. Print ``ready`` once it listens.
 
-    Raises click.ClickException if it ends before.
+    Raises click.ClickException if gunicorn exits.
     """
-    # In a group of its own, so that Ctrl-C reaches it through us only: as SIGTERM, on
-    # which it finishes what it is answering.
+    # In a separate process group, Ctrl-C does not reach gunicorn directly. It gets
+    # SIGTERM instead, so that the requests in flight complete.
     gunicorn = subprocess.Popen(
         [sys.executable, "-m", "gunicorn"],
         cwd=ROOT,
@@ -136,17 +136,17 @@ def serve(config: Config, ready: str) -> None:
         process_group=0,
     )
     try:
-        if comes_to_listen(gunicorn, config):
+        if wait_for_port(gunicorn, config):
             click.echo(ready)
         gunicorn.wait()
     finally:
         gunicorn.terminate()
         gunicorn.wait()
-    raise click.ClickException("gunicorn ended by itself, see above.")
+    raise click.ClickException("gunicorn exited; the reason is logged above.")
 
 
-def comes_to_listen(process: subprocess.Popen[bytes], config: Config) -> bool:
-    """Wait until ``process`` listens; return False if it ends before."""
+def wait_for_port(process: subprocess.Popen[bytes], config: Config) -> bool:
+    """Wait until ``process`` listens. Return whether it does; it may exit instead."""
     while process.poll() is None:
         try:
             socket.create_connection(address(config.bind), timeout=1).close()

