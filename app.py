@@ -1,4 +1,4 @@
-"""The application: settings, database, endpoint and error answers put together."""
+"""The application factory."""
 
 import os
 
@@ -6,23 +6,22 @@ from flask import Flask
 
 from bulk_metadata import commands
 from bulk_metadata.api import docs
-from bulk_metadata.api.response import JsonProvider
+from bulk_metadata.api.response import JsonProvider, register_error_handlers
 from bulk_metadata.api.routes import blueprint
 from bulk_metadata.config import Config
-from bulk_metadata.core.errors import register_error_handlers
 from bulk_metadata.db.pool import Database
 from bulk_metadata.server import health
-from bulk_metadata.telemetry.instrumentation import register_observers
+from bulk_metadata.telemetry.instrumentation import instrument
 
 
 def create_app(config: Config | None = None) -> Flask:
-    """Return the application; no connection is opened before the first request.
+    """Return the application, without connecting to the database.
 
-    ``config`` is read from the environment unless given. Raises ConfigError.
+    ``config`` is read from the environment by default. Raises ConfigError.
     """
     config = config or Config.from_env(os.environ)
     app = Flask(__name__, static_folder=None)
-    # A doubled slash within the path is answered with 404, not with a redirect in HTML.
+    # A path with a doubled slash gets a 404 instead of an HTML redirect.
     app.url_map.merge_slashes = False
     app.json = JsonProvider(app)
     app.extensions["config"] = config
@@ -32,6 +31,6 @@ def create_app(config: Config | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     app.register_blueprint(docs.blueprint)
     app.register_blueprint(commands.blueprint)
-    register_observers(app)
+    instrument(app)
     register_error_handlers(app)
     return app

@@ -6,10 +6,12 @@ import sys
 from typing import Any
 
 from bulk_metadata.config import Config, ConfigError
+from bulk_metadata.db.connection import parse_url
 from bulk_metadata.telemetry.metrics_folder import make_metrics_folder
 
 try:
     settings = Config.from_env(os.environ)
+    parse_url(settings.database_url)
 except ConfigError as error:
     sys.exit(str(error))
 

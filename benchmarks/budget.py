@@ -13,12 +13,12 @@ from benchmarks.client import Client
 from benchmarks.fleet import Fleet, body
 from benchmarks.measure import over_http, sample
 from bulk_metadata.api.request import parse_body
-from bulk_metadata.api.response import answer
+from bulk_metadata.api.response import build_response
 from bulk_metadata.api.validation import validate
 from bulk_metadata.config import Config
 from bulk_metadata.core.api_key import digest
 from bulk_metadata.db.connection import connect_service
-from bulk_metadata.db.queries import select_caller, update_metadata
+from bulk_metadata.db.queries import select_api_key, update_metadata
 
 KEY = "look up the key"
 PARSE = "parse the body"
@@ -74,7 +74,7 @@ def run_steps(connection: Connection, fleet: Fleet, batch: int) -> dict[str, flo
         connection.cursor(cursor_factory=Stopwatch) as stopwatch,
     ):
         times = [time.perf_counter()]
-        select_caller(cursor, digest(fleet.key))
+        select_api_key(cursor, digest(fleet.key))
         times.append(time.perf_counter())
         parsed = parse_body(text)
         times.append(time.perf_counter())
@@ -82,7 +82,7 @@ def run_steps(connection: Connection, fleet: Fleet, batch: int) -> dict[str, flo
         times.append(time.perf_counter())
         device_ids = update_metadata(stopwatch, fleet.organization_id, documents)
         times.append(time.perf_counter())
-        result = answer(documents, device_ids)
+        result = build_response(documents, device_ids)
         times.append(time.perf_counter())
         msgspec.json.encode(result)
         times.append(time.perf_counter())

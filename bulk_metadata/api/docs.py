@@ -1,4 +1,4 @@
-"""The page to read about the endpoint and to try it, served by the service itself."""
+"""The API documentation: /openapi.json, and Swagger UI at /docs."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -12,8 +12,8 @@ SWAGGER_UI = Path(str(files("flask_swagger_ui"))) / "dist"
 
 PAGE = HERE / "static" / "index.html"
 DESCRIPTION = HERE / "openapi.json"
-# What the page is made of, by name; no other file can be asked for.
-PARTS = {
+# The only files that are served, by name.
+ASSETS = {
     path.name: path
     for path in (
         HERE / "static" / "page.css",
@@ -24,8 +24,8 @@ PARTS = {
     )
 }
 
-# Whatever a description or an answer may hold: only what is served here is run, shown
-# or asked. The images are those in Swagger UI's style sheet.
+# The page loads and contacts only this service, even if a response contains HTML. The
+# images are data URLs in the style sheet of Swagger UI.
 POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -42,26 +42,27 @@ POLICY = "; ".join(
 
 @blueprint.get("/openapi.json", provide_automatic_options=False)
 def show_description() -> Response:
-    """Return the API's description, in OpenAPI 3.1."""
+    """Return the OpenAPI 3.1 description of the API."""
     return _send(DESCRIPTION)
 
 
 @blueprint.get("/docs", provide_automatic_options=False)
 def show_page() -> Response:
-    """Return the page."""
+    """Return the HTML page."""
     return _send(PAGE)
 
 
 @blueprint.get("/docs/<name>", provide_automatic_options=False)
-def show_part(name: str) -> Response:
-    """Return a part of the page."""
-    if name not in PARTS:
+def show_asset(name: str) -> Response:
+    """Return a script, style sheet or image of the page."""
+    if name not in ASSETS:
         abort(404)
-    return _send(PARTS[name])
+    return _send(ASSETS[name])
 
 
 def _send(path: Path) -> Response:
-    # Asked for again each time, and mostly answered with 304: a new release shows.
+    # Browsers revalidate the file, mostly with a 304, so that they notice a new
+    # release.
     response = send_file(path, max_age=0)
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -1,67 +1,105 @@
-"""Step 2: the request's body is read and parsed, and nothing in it is altered."""
+"""Step 2: read the request: the dry-run parameter and the body, parsed but
+unaltered."""
 
 import codecs
+import re
 from contextlib import suppress
 from typing import IO, TypedDict
+from urllib.parse import parse_qsl
 
-import msgspec
 from gunicorn.http.errors import ParseException
 
-from bulk_metadata.core.errors import ApiError
-from bulk_metadata.core.json_text import ANY_VALUE, MEMBERS, JsonText, check_utf8
+from bulk_metadata.core.errors import (
+    INVALID_DRY_RUN,
+    INVALID_JSON,
+    LARGE_BODY,
+    REPEATED_DRY_RUN,
+    UNKNOWN_PARAMETER,
+    ApiError,
+)
+from bulk_metadata.core.json_text import (
+    ANY_VALUE,
+    MEMBERS,
+    Decoder,
+    InvalidJsonError,
+    JsonText,
+    UnexpectedTypeError,
+    validate_utf8,
+)
 
 
 class Body(TypedDict):
-    """What a body should be. Other members are passed over."""
+    """The structure of a valid body. Other members are ignored."""
 
     devices: dict[str, JsonText]
 
 
-BODY = msgspec.json.Decoder(Body)
+BODY = Decoder(Body)
 
-# What a stream raises when the client is gone, or its chunks are malformed: PEP 3333
-# has no word for that, so gunicorn has its own.
+NOT_A_LETTER = re.compile(r"[^a-z]")
+
+# Errors of a stream whose client disconnects or sends malformed chunks. WSGI does not
+# define the latter, so gunicorn has its own exception.
 UNREADABLE = (OSError, ParseException)
 
 
-def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> bytes:
-    """Return the whole body.
+def is_dry_run(query_string: bytes) -> bool:
+    """Return whether the encoded query of the URL requests a dry run.
 
-    Raises ApiError 413 if it has more than ``limit`` bytes, announced or not, and 400
-    if it breaks off or its chunks are malformed.
+    Raises ApiError 400 if this is unclear. A misspelled ``dryRun`` is rejected, because
+    a request that was intended as a dry run must not write. Other parameters are
+    ignored.
+    """
+    # Flask's request.args fails for bytes that are not UTF-8.
+    query = query_string.decode(errors="replace")
+    parameters = parse_qsl(query, keep_blank_values=True)
+    for name, _ in parameters:
+        # This includes "amp;dryRun", which occurs in a URL copied from HTML.
+        if name != "dryRun" and "dryrun" in NOT_A_LETTER.sub("", name.lower()):
+            raise ApiError(400, UNKNOWN_PARAMETER.format(name=name))
+    match [value for name, value in parameters if name == "dryRun"]:
+        case [] | ["false"]:
+            return False
+        case ["true"]:
+            return True
+        case [value]:
+            raise ApiError(400, INVALID_DRY_RUN.format(value=value))
+    raise ApiError(400, REPEATED_DRY_RUN)
+
+
+def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> bytes:
+    """Return the complete body.
+
+    Raises ApiError 413 if the body exceeds ``limit`` bytes, with any transfer encoding,
+    and 400 if it is incomplete or its chunks are malformed.
     """
     try:
-        # One byte too many tells a body that is too large from one that just fits.
+        # One more byte distinguishes a body that exceeds the limit from one that fits.
         too_large = (content_length or 0) > limit
         body = b"" if too_large else stream.read(limit + 1)
     except UNREADABLE:
-        raise invalid_json() from None
+        raise ApiError(400, INVALID_JSON) from None
     if too_large or len(body) > limit:
-        raise ApiError(413, f"Request body too large. Maximum {limit} bytes")
+        raise ApiError(413, LARGE_BODY.format(limit=limit))
     if len(body) < (content_length or 0):
-        raise invalid_json()  # the client hung up
+        raise ApiError(400, INVALID_JSON)  # the client disconnected
     return body
 
 
 def parse_body(body: bytes) -> Body | dict[str, JsonText] | JsonText:
-    """Return the JSON value in ``body``: a Body if it is one, else an object's members,
-    or another value whole, as JsonText.
+    """Return the JSON value in ``body``: a valid Body, else the members of an object,
+    else any other value as text.
 
     Raises ApiError 400 if the body is not JSON (RFC 8259) in UTF-8.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
-        check_utf8(body)
+        validate_utf8(body)
         for decoder in (BODY, MEMBERS):
-            # Something of another type, found as soon as it comes: what follows must be
-            # JSON all the same, and may be a second "devices".
-            with suppress(msgspec.ValidationError):
+            # msgspec reports an unexpected type before it has read the rest, which may
+            # be invalid JSON or contain a second "devices".
+            with suppress(UnexpectedTypeError):
                 return decoder.decode(body)
         return ANY_VALUE.decode(body)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
-        raise invalid_json() from None
-
-
-def invalid_json() -> ApiError:
-    """Return the error for a body that is not valid JSON."""
-    return ApiError(400, "Invalid JSON payload")
+    except (UnicodeDecodeError, InvalidJsonError, RecursionError):
+        raise ApiError(400, INVALID_JSON) from None

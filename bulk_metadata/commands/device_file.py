@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from bulk_metadata.core.json_text import ANY_VALUE
-from bulk_metadata.core.jsonb import refusal
+from bulk_metadata.core.jsonb import violation
 
 # A line, or a CSV cell, is held in memory: a quote that is never closed must not read
 # in the whole file. As long as the longest body that the API takes by default.
@@ -145,6 +145,6 @@ def _judge(device: Device) -> Device:
         raise LineError(line, f"the identifier is over {MAX_IDENTIFIER_BYTES} bytes")
     if not document.startswith(b"{"):
         raise LineError(line, "metadata must be a JSON object")
-    if reason := refusal(document):
+    if reason := violation(document):
         raise LineError(line, f"metadata: {reason}")
     return Device(line, identifier, document)

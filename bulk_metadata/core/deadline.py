@@ -1,10 +1,9 @@
-"""A limit for waits that have none: libpq's for an answer, gunicorn's for a request.
+"""A timeout for waits on a socket that have no timeout themselves.
 
-A PostgreSQL that accepts and never answers (frozen, or behind a network that swallows
-everything) keeps libpq waiting for ever; a client that sends a byte a minute does the
-same to gunicorn. Shutting the socket down wakes whoever waits on it, as if the other
-side had hung up. That costs a wait two entries in a dictionary; psycopg2's wait
-callback, the other way to limit libpq, costs 2 ms for 1,000 devices.
+libpq waits without limit for a server that accepts a statement and never responds, and
+gunicorn for a client that sends a byte a minute. Shutting down the socket ends the
+wait, as if the peer had disconnected. A wait costs two operations on a dictionary; a
+wait callback of psycopg2, the alternative for libpq, costs 2 ms for 1,000 devices.
 """
 
 import logging
@@ -16,43 +15,45 @@ from contextlib import contextmanager, suppress
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks: a wait lasts this much longer than its limit, at most.
+# Seconds between two checks. A wait exceeds its timeout by up to this time.
 INTERVAL = 0.5
 
 
 class Watchdog:
-    """Shuts sockets down that are waited on for longer than ``limit`` seconds."""
+    """A thread that shuts down sockets after ``timeout`` seconds of waiting."""
 
-    def __init__(self, what: str, limit: float) -> None:
-        self._what = what
-        self._limit = limit
+    def __init__(self, subject: str, timeout: float) -> None:
+        self._subject = subject
+        self._timeout = timeout
         self._waits: dict[object, tuple[socket.socket, float]] = {}
-        self._is_looking = False
+        self._is_running = False
 
     @contextmanager
     def watch(self, watched: socket.socket) -> Iterator[None]:
-        """Limit the wait on ``watched`` that happens inside."""
-        # The thread is started by the first wait: threads do not survive a fork. Two
-        # first waits at once may start two, which does no harm.
-        if not self._is_looking:
-            threading.Thread(target=self._look, name="watchdog", daemon=True).start()
-            self._is_looking = True
+        """Limit the wait on ``watched`` in the body of the ``with`` statement."""
+        # The first wait starts the thread, because threads do not survive a fork. Two
+        # concurrent first waits may start two threads, which is harmless.
+        if not self._is_running:
+            threading.Thread(target=self._run, name="watchdog", daemon=True).start()
+            self._is_running = True
         wait = object()
-        self._waits[wait] = watched, time.monotonic() + self._limit
+        self._waits[wait] = watched, time.monotonic() + self._timeout
         try:
             yield
         finally:
             self._waits.pop(wait, None)
 
-    def _look(self) -> None:
+    def _run(self) -> None:
         while True:
             time.sleep(INTERVAL)
             now = time.monotonic()
-            # A copy is taken in one step, whatever other threads do meanwhile.
+            # The copy is atomic, so other threads may add and remove waits.
             for wait, (watched, end) in self._waits.copy().items():
                 if now > end:
                     self._waits.pop(wait, None)
-                    logger.warning("Gave up on %s after %s s", self._what, self._limit)
-                    # It may have come to its end meanwhile.
+                    logger.warning(
+                        "%s timed out after %s s", self._subject, self._timeout
+                    )
+                    # The wait may have ended, and the socket may be closed.
                     with suppress(OSError):
                         watched.shutdown(socket.SHUT_RDWR)

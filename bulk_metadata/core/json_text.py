@@ -1,27 +1,41 @@
-"""JSON as it stands: checked, and taken apart, without altering a byte of it."""
+"""JSON: strict decoding, encoding, and values kept verbatim as text.
+
+The other modules use msgspec only through these names.
+"""
 
 import codecs
 
 import msgspec
 
-# A JSON value as it stands in a text: a piece of it, not a copy. Floats would not keep
-# every digit of every number.
+# A JSON value as bytes, a view of the decoded text. Decoded numbers would lose digits.
 JsonText = msgspec.Raw
 
-MEMBERS = msgspec.json.Decoder(dict[str, JsonText])
-ANY_VALUE = msgspec.json.Decoder(JsonText)
+# Base class of JSON objects with fixed members.
+Struct = msgspec.Struct
 
-# Bytes whose UTF-8 is checked at a time: they stay in the processor's cache.
-UTF8_PIECE = 65_536
+# InvalidJsonError includes UnexpectedTypeError: valid JSON of another type.
+InvalidJsonError = msgspec.DecodeError
+UnexpectedTypeError = msgspec.ValidationError
+
+Decoder = msgspec.json.Decoder
+MEMBERS = Decoder(dict[str, JsonText])
+ANY_VALUE = Decoder(JsonText)
+
+# Return the JSON text of a value as bytes.
+encode = msgspec.json.encode
+
+# Bytes of text that are decoded at a time. They fit into the processor's cache.
+UTF8_CHUNK = 65_536
 
 
-def check_utf8(text: bytes) -> None:
-    """Raise UnicodeDecodeError if ``text`` is not UTF-8, which msgspec does not look at
-    in what it leaves as text.
+def validate_utf8(text: bytes) -> None:
+    """Raise UnicodeDecodeError if ``text`` is not UTF-8.
 
-    Piece by piece: one emoji would make a string of all of it four times as large.
+    msgspec does not validate the encoding of values that it keeps as text. The text is
+    decoded in chunks: a string of the whole text takes four times its size if the text
+    contains an emoji.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for start in range(0, len(text), UTF8_PIECE):
-        decoder.decode(text[start : start + UTF8_PIECE])
+    for start in range(0, len(text), UTF8_CHUNK):
+        decoder.decode(text[start : start + UTF8_CHUNK])
     decoder.decode(b"", final=True)

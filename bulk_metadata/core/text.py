@@ -1,21 +1,20 @@
-"""Text from elsewhere, made fit to be shown."""
+"""Formatting of untrusted text for messages."""
 
-# More of a cell or an identifier is of no use to who looks for it.
-SHOWN_CHARACTERS = 100
+# Characters of a cell or an identifier in a message, enough to find it in the file.
+MAX_LENGTH = 100
 
 
 def shorten(text: str) -> str:
-    """Return so much of ``text`` that a message can hold it."""
-    if len(text) <= SHOWN_CHARACTERS:
-        return text
-    return f"{text[:SHOWN_CHARACTERS]}..."
+    """Truncate ``text`` for use in a message."""
+    return text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}..."
 
 
 def printable(text: str) -> str:
-    """Return ``text`` without what would move a terminal's cursor."""
+    """Escape the control characters of ``text``, which could move a terminal's
+    cursor."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def counted(number: int, noun: str) -> str:
-    """Return both: "1 device", "2,000 devices"."""
+    """Return number and noun: "1 device", "2,000 devices"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,20 +1,27 @@
-"""How a connection to PostgreSQL is made, and what is said of an error on it."""
+"""A connection to PostgreSQL: its parameters, settings and timeouts."""
 
-from collections.abc import Mapping
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import psycopg2
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 from psycopg2.extensions import parse_dsn
 
-from bulk_metadata.config import Config
+from bulk_metadata.config import Config, ConfigError
+from bulk_metadata.core.deadline import Watchdog
 
-# The two statements of a request look rows up by key and never do better otherwise.
-# Left to itself the planner scans the whole fleet from some 100,000 devices on, and
-# locks rows in the order of its scan: slow, and open to deadlocks. The costs of 0 keep
-# it from reading a whole organization instead, for every row of VALUES anew, which it
-# holds to be cheap where it takes the organization for a small one.
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+# The statements of a request find rows by key. By default, the planner scans the whole
+# fleet from about 100,000 devices on, and locks rows in the order of its scan, which is
+# slow and allows deadlocks. Without the costs of 0 it may read a whole organization for
+# each row of VALUES, because it underestimates the size of the organization.
 PLAN = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
@@ -25,10 +32,57 @@ PLAN = {
     "cpu_operator_cost": "0",
 }
 
+# A URL that libpq splits as intended. With an unescaped @, : or / in the password,
+# libpq takes a part of the password for the host, the port or the database, and quotes
+# it in error messages.
+SAFE_URL = re.compile(
+    r"postgres(?:ql)?://(?:[^@/:]*(?::[^@/:]*)?@)?[^@/?]*(?:/[^@?]*)?(?:\?.*)?", re.S
+)
+
+
+class PooledConnection:
+    """A connection that opens when it is needed, and again after it is closed."""
+
+    def __init__(self, config: Config, watchdog: Watchdog) -> None:
+        self._config = config
+        self._watchdog = watchdog
+        self._connection: Connection | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open, as far as libpq has noticed."""
+        return self._connection is not None and not self._connection.closed
+
+    def close(self) -> None:
+        """Close the connection if it is open."""
+        if self._connection is not None:
+            self._connection.close()
+            self._socket.close()
+
+    def execute(
+        self,
+        query: Callable[[Cursor, *Arguments], Result],
+        arguments: tuple[*Arguments],
+    ) -> Result:
+        """Return ``query(cursor, *arguments)``, limited by the watchdog."""
+        connection = self._open()
+        with self._watchdog.watch(self._socket), connection.cursor() as cursor:
+            return query(cursor, *arguments)
+
+    def _open(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self.close()
+            connection = connect_service(self._config)
+            # A duplicate for the watchdog. libpq may close its own file descriptor at
+            # any time, and the system would reuse the number.
+            self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+            self._connection = connection
+        return self._connection
+
 
 def connect_service(config: Config) -> Connection:
-    """Return a connection as the service uses it: autocommitting, its plan pinned, its
-    waits limited. Raises psycopg2.OperationalError if there is none to be had."""
+    """Return a connection for requests: in autocommit mode, with a pinned plan and
+    timeouts. Raises psycopg2.OperationalError."""
     settings = PLAN | {
         "lock_timeout": f"{config.lock_timeout}s",
         "statement_timeout": f"{config.statement_timeout}s",
@@ -46,22 +100,22 @@ def connect(
     application_name: str,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Connection:
-    """Return a connection to the database at ``url``; what the URL itself says wins.
+    """Return a connection to the database at ``url``, whose parameters take precedence.
 
-    ``timeout`` is in seconds. ``settings`` are PostgreSQL's run-time settings, added to
-    those in the URL's ``options``. Raises psycopg2.OperationalError.
+    ``timeout`` is in seconds. ``settings`` are run-time settings of PostgreSQL, added
+    to the ``options`` of the URL. Raises psycopg2.OperationalError and ConfigError.
     """
     parameters: dict[str, Any] = {
         "application_name": application_name,
         "connect_timeout": timeout,
-        # What a dead network swallows is given up as fast (in milliseconds), and one
-        # that forgets quiet connections is kept awake.
+        # Milliseconds for the network to acknowledge data.
         "tcp_user_timeout": 1000 * timeout,
+        # Seconds. Firewalls forget connections that are idle for minutes.
         "keepalives_idle": 30,
         "keepalives_interval": 5,
         "keepalives_count": 3,
-    } | parse_dsn(url)
-    # The one thing that is not the URL's to say: all text is UTF-8.
+    } | parse_url(url)
+    # The URL cannot change the encoding: all text is UTF-8.
     parameters["client_encoding"] = "UTF8"
     options = [f"-c {name}={value}" for name, value in settings.items()]
     parameters["options"] = " ".join([*options, parameters.get("options", "")])
@@ -69,7 +123,30 @@ def connect(
     return connection
 
 
+def parse_url(url: str) -> dict[str, str]:
+    """Return the connection parameters in DATABASE_URL.
+
+    Raises ConfigError, whose message contains no part of the URL.
+    """
+    if re.match("postgres(ql)?://", url) and not SAFE_URL.fullmatch(url):
+        raise ConfigError(
+            "DATABASE_URL contains an unescaped @, : or /: percent-encode the "
+            "password. Write @ as %40, : as %3A and / as %2F."
+        )
+    try:
+        parameters: dict[str, str] = parse_dsn(url)
+    except (psycopg2.ProgrammingError, UnicodeError):
+        parameters = {"port": "invalid"}
+    # Without the @, libpq takes the password for the port.
+    if re.search("[^0-9,]", parameters.get("port", "")):
+        raise ConfigError(
+            "DATABASE_URL is not a PostgreSQL connection URL. "
+            "Example: postgresql://user:password@host:5432/database"
+        )
+    return parameters
+
+
 def reason(error: psycopg2.Error) -> str:
-    """Return in one line what PostgreSQL or libpq says is wrong, without the excerpt of
-    the statement that psycopg2 adds, which may hold metadata."""
+    """Return the message of PostgreSQL or libpq in one line, without the excerpt of the
+    statement that psycopg2 adds, because it may contain metadata."""
     return " ".join((error.diag.message_primary or str(error)).split())

@@ -1,4 +1,23 @@
-"""The pool: how connections are shared."""
+"""The connection pool, and what happens if PostgreSQL does not respond.
+
+Each wait has a timeout, shorter than the timeout of the wait that encloses it. If a
+timeout expires, the client gets a 500 and the log contains the reason.
+
+    wait for                     timeout                enforced by
+    a pooled connection          POOL_TIMEOUT, 2 s      the pool, in this module
+    a connection to one address  CONNECT_TIMEOUT, 2 s   libpq (connection.py)
+    acknowledgement of data      CONNECT_TIMEOUT, 2 s   TCP (connection.py)
+    a locked device              LOCK_TIMEOUT, 4 s      PostgreSQL (lock_timeout)
+    a statement                  STATEMENT_TIMEOUT, 6 s PostgreSQL (statement_timeout)
+    any response of PostgreSQL   ANSWER_TIMEOUT, 8 s    core/deadline.py: shuts down the
+                                                        socket, so that libpq fails
+    a complete request           REQUEST_TIMEOUT, 30 s  server/worker.py: closes the
+                                                        connection to the client
+
+If a connection breaks, the query is retried once on a new one (retry.py). Retries start
+within LOCK_TIMEOUT. With the default timeouts, a request gets its response within 15 s
+if there is one fault. /readyz does not wait longer than a second.
+"""
 
 import time
 import weakref
@@ -12,45 +31,49 @@ from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
 from bulk_metadata.core.deadline import Watchdog
-from bulk_metadata.db.connection import reason
-from bulk_metadata.db.retry import Place, persist
+from bulk_metadata.db.connection import PooledConnection, parse_url, reason
+from bulk_metadata.db.retry import run_with_retries
 from bulk_metadata.telemetry import metrics
-from bulk_metadata.telemetry.context import record
+from bulk_metadata.telemetry.context import context
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 
 class DatabaseError(Exception):
-    """PostgreSQL could not do what it was asked. The message is for the log: it has the
-    SQLSTATE and the reason, but never a statement's text, which holds metadata."""
+    """A query failed. The message is for the log: it contains the SQLSTATE and the
+    reason, but never the statement, which contains metadata."""
 
     def __init__(self, reason: str, sqlstate: str | None = None) -> None:
         super().__init__(f"{sqlstate}: {reason}" if sqlstate else reason)
         self.sqlstate = sqlstate
 
 
-class PoolExhausted(DatabaseError):
-    """No connection came free in time."""
+class PoolTimeoutError(DatabaseError):
+    """No pooled connection became available in time."""
 
 
 class Database:
-    """A pool of autocommitting connections: a statement is a transaction.
+    """A pool of connections in autocommit mode: each statement is a transaction.
 
-    psycopg2's own pool raises when it is empty, closes connections it should keep and
-    never notices a dead one. This one is a queue of places: whoever holds a place may
-    use its connection, which is opened when it is first needed, so after the fork.
+    The pool of psycopg2 raises an error when it is empty, closes idle connections and
+    does not detect broken ones. This pool waits. Its connections open when they are
+    first used, after gunicorn has forked.
     """
 
     def __init__(self, config: Config) -> None:
+        """Create the pool, without connecting. Raises ConfigError."""
+        parse_url(config.database_url)
         self._config = config
-        watchdog = Watchdog("PostgreSQL's answer", config.answer_timeout)
-        places = [Place(config, watchdog) for _ in range(config.pool_size)]
-        self._places: LifoQueue[Place] = LifoQueue()
-        for place in places:
-            self._places.put(place)
-        # Connections are closed with the pool, which mostly is with the process.
-        weakref.finalize(self, _close_all, places)
+        watchdog = Watchdog("The response of PostgreSQL", config.answer_timeout)
+        connections = [
+            PooledConnection(config, watchdog) for _ in range(config.pool_size)
+        ]
+        # The connection that was used last is used first, so that few are open.
+        self._idle: LifoQueue[PooledConnection] = LifoQueue()
+        for connection in connections:
+            self._idle.put(connection)
+        weakref.finalize(self, _close_all, connections)
 
     def run(
         self,
@@ -60,43 +83,45 @@ class Database:
     ) -> Result:
         """Return ``query(cursor, *arguments)``.
 
-        ``query`` must be one transaction, and if it is not one statement end it itself;
-        and be safe to repeat: it runs again on a new connection if the pool's one
-        breaks, under it or before it, and after a conflict with another transaction.
-        Raises DatabaseError for whatever PostgreSQL cannot do, and PoolExhausted when
-        no connection comes free in ``pool_timeout`` seconds, POOL_TIMEOUT unless given.
+        ``query`` must be a single transaction, and end it if it has several statements.
+        It must be safe to repeat: it is retried after a broken connection or a conflict
+        with another transaction. Raises DatabaseError if it fails, and PoolTimeoutError
+        if no connection becomes available within ``pool_timeout`` seconds (default:
+        POOL_TIMEOUT).
         """
-        with self._place(pool_timeout or self._config.pool_timeout) as place:
+        with self._connection(pool_timeout or self._config.pool_timeout) as connection:
             start = time.perf_counter()
             try:
-                return persist(place, query, arguments, self._config.lock_timeout)
+                return run_with_retries(
+                    connection, query, arguments, self._config.lock_timeout
+                )
             except psycopg2.Error as error:
                 raise DatabaseError(reason(error), error.pgcode) from None
             finally:
-                record.database_seconds += time.perf_counter() - start
+                context.database_seconds += time.perf_counter() - start
 
     @contextmanager
-    def _place(self, timeout: float) -> Iterator[Place]:
+    def _connection(self, timeout: float) -> Iterator[PooledConnection]:
         try:
-            place = self._places.get_nowait()
+            connection = self._idle.get_nowait()
         except Empty:
-            place = self._wait(timeout)
+            connection = self._wait(timeout)
         metrics.POOL_IN_USE.inc()
         try:
-            yield place
+            yield connection
         finally:
             metrics.POOL_IN_USE.dec()
-            self._places.put(place)
+            self._idle.put(connection)
 
-    def _wait(self, timeout: float) -> Place:
+    def _wait(self, timeout: float) -> PooledConnection:
         with metrics.POOL_WAITING.track_inprogress():
             try:
-                return self._places.get(timeout=timeout)
+                return self._idle.get(timeout=timeout)
             except Empty:
                 metrics.POOL_TIMEOUTS.inc()
-                raise PoolExhausted("all connections stayed in use") from None
+                raise PoolTimeoutError("all connections are in use") from None
 
 
-def _close_all(places: Iterable[Place]) -> None:
-    for place in places:
-        place.close()
+def _close_all(connections: Iterable[PooledConnection]) -> None:
+    for connection in connections:
+        connection.close()

@@ -1,18 +1,17 @@
-"""Step 4: the two SQL statements of a request, each above its function."""
+"""Step 4: the statements of a request and of /readyz, each above its function."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import msgspec
 import psycopg2
 from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json, execute_values
 
-from bulk_metadata.api.request import invalid_json
-from bulk_metadata.core.json_text import JsonText
+from bulk_metadata.core.errors import INVALID_JSON, ApiError
+from bulk_metadata.core.json_text import JsonText, encode
 
-SELECT_CALLER = """
+SELECT_API_KEY = """
 SELECT organization_id, id
   FROM api_keys
  WHERE key_hash = %s
@@ -21,25 +20,27 @@ SELECT organization_id, id
 """
 
 
-class Caller(NamedTuple):
-    """Who calls: the organization it acts for, and the key it has."""
+class ApiKey(NamedTuple):
+    """A valid API key: its organization and its ID."""
 
     organization_id: str
-    key_id: str
+    id: str
 
 
-def select_caller(cursor: Cursor, key_hash: bytes) -> Caller | None:
-    """Return whose key has this digest; None if none that works has."""
-    cursor.execute(SELECT_CALLER, (key_hash,))
+def select_api_key(cursor: Cursor, key_hash: bytes) -> ApiKey | None:
+    """Return the API key with this digest; None if it is unknown, expired or
+    revoked."""
+    cursor.execute(SELECT_API_KEY, (key_hash,))
     row = cursor.fetchone()
-    return Caller(*row) if row else None
+    return ApiKey(*row) if row else None
 
 
-# One statement: all matching devices are updated, or none. It sorts them as the index
-# is (code points, COLLATE "C"), so that all callers lock devices in one order and
-# cannot deadlock, and none before all of the text is parsed. now() is when it started:
-# after a wait for a lock that may be before the last update, and time never goes back.
-# (clock_timestamp() is later, but VOLATILE, which Citus refuses in an UPDATE.)
+# One statement updates all matching devices, or none. It sorts them in the order of the
+# index (code points, COLLATE "C"), so that all clients lock devices in one order and
+# cannot deadlock. The sort also parses the whole text before the first lock. now() is
+# the start of the statement. After a wait for a lock it may be before the last update,
+# and updated_at must not decrease. clock_timestamp() is later, but VOLATILE, which
+# Citus rejects in an UPDATE.
 UPDATE_METADATA = """
    UPDATE devices
       SET device_metadata = sent.metadata,
@@ -53,23 +54,21 @@ UPDATE_METADATA = """
 RETURNING devices.identifier, devices.id
 """
 
-# A row of VALUES is one JSON object of so many devices. With a row for each device
-# 1,000 devices take 2 ms more, with one row for all of them 0.5 ms.
+# Devices in a row of VALUES, which is one JSON object. With one device in a row, 1,000
+# devices take 2 ms more, with all of them in one row 0.5 ms.
 DEVICES_PER_ROW = 50
 
 
 def update_metadata(
     cursor: Cursor, organization_id: str, documents: Mapping[str, JsonText]
 ) -> dict[str, str]:
-    """Replace the metadata of the organization's devices that ``documents`` names.
+    """Replace the metadata of the devices in ``documents``, JSON text by identifier.
 
-    ``documents`` maps identifiers to JSON text. Returns the ids of the devices found,
-    by identifier.
-
-    Raises ApiError 400 for a document nested deeper than PostgreSQL's
-    ``max_stack_depth`` allows, if Python's parser allowed it.
+    Returns the IDs of the devices that exist in the organization, by identifier. Raises
+    ApiError 400 if a document exceeds the nesting depth that ``max_stack_depth``
+    allows.
     """
-    # PostgreSQL could not hold a device of another identifier at all.
+    # PostgreSQL can store no device with another identifier.
     members = [
         (identifier, document)
         for identifier, document in documents.items()
@@ -77,33 +76,33 @@ def update_metadata(
     ]
     if not members:
         return {}
-    # Written as text when it is their turn, so that many are not held once more.
+    # Each row is encoded when it is needed, so that memory holds one copy less.
     rows = [
-        (Json(dict(members[start : start + DEVICES_PER_ROW]), dumps=_write_json),)
+        (Json(dict(members[start : start + DEVICES_PER_ROW]), dumps=_to_text),)
         for start in range(0, len(members), DEVICES_PER_ROW)
     ]
     statement = cursor.mogrify(UPDATE_METADATA, (organization_id,))
     try:
-        # One page, so one statement, whatever execute_values' default is.
+        # One page is one statement.
         found = execute_values(cursor, statement, rows, page_size=len(rows), fetch=True)
     except StatementTooComplex:
-        raise invalid_json() from None
+        raise ApiError(400, INVALID_JSON) from None
     return dict(found)
 
 
-# A dry run keeps its devices locked until its ROLLBACK comes. From a machine that is
-# lost before that none ever comes: then PostgreSQL ends the session by itself, in time
-# for calls that wait for the same devices, which have 4 s for that (LOCK_TIMEOUT).
+# A dry run locks its devices until its ROLLBACK arrives. If the service loses power or
+# the network before, PostgreSQL terminates the session after 3 seconds, before requests
+# that wait for the same devices exceed LOCK_TIMEOUT (4 s).
 BEGIN_DRY_RUN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '3s'"
 
 
 def dry_run_update(
     cursor: Cursor, organization_id: str, documents: Mapping[str, JsonText]
 ) -> dict[str, str]:
-    """Do what ``update_metadata`` does, return or raise the same, and undo it.
+    """Run ``update_metadata``, roll it back, and return or raise the same.
 
-    The connection must be autocommitting, and however this ends it is left without a
-    transaction, or closed.
+    The connection must be in autocommit mode. On return, it has no transaction or is
+    closed.
     """
     try:
         cursor.execute(BEGIN_DRY_RUN)
@@ -113,14 +112,28 @@ def dry_run_update(
 
 
 def _roll_back(cursor: Cursor) -> None:
-    """Undo the transaction. This raises nothing: what went wrong before it counts."""
+    """Roll back, without an exception that would hide an earlier one."""
     try:
         cursor.execute("ROLLBACK")
     except psycopg2.Error:
-        # PostgreSQL does it when it finds the connection closed.
+        # PostgreSQL rolls back when it detects the closed connection.
         cursor.connection.close()
 
 
-def _write_json(documents: dict[str, JsonText]) -> str:
-    """Return the JSON object of ``documents``, each as it stands."""
-    return msgspec.json.encode(documents).decode()
+def _to_text(documents: dict[str, JsonText]) -> str:
+    return encode(documents).decode()
+
+
+# Fails if a table, a column or a privilege is missing. Reads no row.
+CHECK_SCHEMA = """
+SELECT current_setting('transaction_read_only') = 'off',
+       (SELECT count(id) FROM api_keys WHERE false),
+       (SELECT count(updated_at) FROM devices WHERE false)
+"""
+
+
+def check_schema(cursor: Cursor) -> bool:
+    """Return whether the server is writable. Fails if the schema is out of date."""
+    cursor.execute(CHECK_SCHEMA)
+    [[is_writable, *_]] = cursor.fetchall()
+    return bool(is_writable)

@@ -1,106 +1,64 @@
-"""A place in the pool: room for one connection, and what is tried again on it."""
+"""Retries of transient errors: broken connections, read-only servers and conflicts."""
 
-import os
 import random
-import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
 import psycopg2
-from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.config import Config
-from bulk_metadata.core.deadline import Watchdog
-from bulk_metadata.db.connection import connect_service
+from bulk_metadata.db.connection import PooledConnection
 from bulk_metadata.telemetry import metrics
-from bulk_metadata.telemetry.context import record
+from bulk_metadata.telemetry.context import context
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
-# What another transaction's end may cure.
+# SQLSTATEs of conflicts with another transaction, and their metric labels.
 CONFLICTS = {"40P01": "deadlock", "40001": "serialization"}
 CONFLICT_RETRIES = 5
-# Seconds; doubled from retry to retry, and random, so that two do not meet again.
-CONFLICT_PAUSE = 0.01
+# Seconds. The maximum doubles with each retry, and the backoff is random, so that two
+# transactions do not collide again.
+CONFLICT_BACKOFF = 0.01
 
-# What leaves a connection of no use: no SQLSTATE at all, since it is broken (psycopg2
-# does not always say so); 25006, since it leads to a server that only reads.
-USELESS = (None, "25006")
-
-
-class Place:
-    """Room for one connection."""
-
-    def __init__(self, config: Config, watchdog: Watchdog) -> None:
-        self._config = config
-        self._watchdog = watchdog
-        self._connection: Connection | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has a connection, as far as is known."""
-        return self._connection is not None and not self._connection.closed
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._socket.close()
-
-    def execute(
-        self,
-        query: Callable[[Cursor, *Arguments], Result],
-        arguments: tuple[*Arguments],
-    ) -> Result:
-        """Return what ``query`` returns on the connection, opened if need be."""
-        connection = self._open()
-        with self._watchdog.watch(self._socket), connection.cursor() as cursor:
-            return query(cursor, *arguments)
-
-    def _open(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            self.close()
-            connection = connect_service(self._config)
-            # A handle of our own on its socket: libpq may close its one at any time,
-            # and the number would soon stand for somebody else's.
-            self._socket = socket.socket(fileno=os.dup(connection.fileno()))
-            self._connection = connection
-        return self._connection
+# SQLSTATEs after which the connection is closed: None if it is broken, which psycopg2
+# does not always notice, and 25006 if the server is read-only.
+BROKEN_CONNECTION = (None, "25006")
 
 
-def persist(
-    place: Place,
+def run_with_retries(
+    connection: PooledConnection,
     query: Callable[[Cursor, *Arguments], Result],
     arguments: tuple[*Arguments],
-    patience: float,
+    timeout: float,
 ) -> Result:
-    """Return what the query returns, once nothing passing stands in its way. Nothing is
-    tried again after ``patience`` seconds."""
-    end = time.monotonic() + patience
+    """Run the query and retry transient errors. Return its result.
+
+    Retries start within ``timeout`` seconds. Raises psycopg2.Error.
+    """
+    end = time.monotonic() + timeout
     conflicts = 0
     while True:
-        was_open = place.is_open
+        was_open = connection.is_open
         try:
-            return place.execute(query, arguments)
+            return connection.execute(query, arguments)
         except psycopg2.Error as error:
-            if error.pgcode in USELESS:
-                place.close()
+            if error.pgcode in BROKEN_CONNECTION:
+                connection.close()
             if time.monotonic() > end:
                 raise
-            if was_open and not place.is_open:
+            if was_open and not connection.is_open:
                 _count_retry("connection")
-                continue  # the next one is new, and tried once
+                continue  # A new connection is tried once.
             if error.pgcode not in CONFLICTS or conflicts == CONFLICT_RETRIES:
                 raise
             _count_retry(CONFLICTS[error.pgcode])
         conflicts += 1
-        # S311: the pause needs no secret randomness.
-        time.sleep(random.uniform(0, CONFLICT_PAUSE * 2**conflicts))  # noqa: S311
+        # S311: the backoff needs no cryptographic randomness.
+        time.sleep(random.uniform(0, CONFLICT_BACKOFF * 2**conflicts))  # noqa: S311
 
 
 def _count_retry(cause: str) -> None:
-    record.retries += 1
+    context.retries += 1
     metrics.RETRIES.labels(cause).inc()

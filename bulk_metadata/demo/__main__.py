@@ -17,7 +17,8 @@ import click
 from bulk_metadata.config import Config, ConfigError, address
 from bulk_metadata.core.api_key import digest
 from bulk_metadata.db.accounts import create_key, find_organization
-from bulk_metadata.db.queries import select_caller
+from bulk_metadata.db.connection import parse_url
+from bulk_metadata.db.queries import select_api_key
 from bulk_metadata.db.schema import apply_schema
 from bulk_metadata.db.transaction import OperatorError, transaction
 from bulk_metadata.demo.embedded import embedded_postgres
@@ -79,6 +80,7 @@ def main(data: Path) -> None:
 def read_config(url: str) -> Config:
     """Return the settings of the environment with this DATABASE_URL."""
     try:
+        parse_url(url)
         return Config.from_env({**os.environ, "DATABASE_URL": url})
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
@@ -113,8 +115,8 @@ def prepare(config: Config, key_file: Path) -> str:
         cursor.execute(INSERT_DEMO)
         organization_id = find_organization(cursor, "demo")
         key = key_file.read_text() if key_file.exists() else ""
-        caller = select_caller(cursor, digest(key))
-        if caller is None or caller.organization_id != organization_id:
+        api_key = select_api_key(cursor, digest(key))
+        if api_key is None or api_key.organization_id != organization_id:
             key = create_key(cursor, organization_id, "make run").text
             key_file.parent.mkdir(parents=True, exist_ok=True)
             key_file.touch(mode=0o600)

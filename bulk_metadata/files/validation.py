@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from bulk_metadata.client.batches import body_size
-from bulk_metadata.core.jsonb import may_be_refused, refusal
+from bulk_metadata.core.jsonb import may_violate, violation
 from bulk_metadata.files.device import Device, Problem
 
 # A character of an identifier can take six bytes of JSON, a control character's \u0001.
@@ -13,7 +13,7 @@ MOST_BYTES = 6
 def judge(devices: Sequence[Device], max_bytes: int) -> Iterator[Problem]:
     """Yield what is wrong with ``devices``; ``max_bytes`` is the limit of a body."""
     # One search in all of them is a third of the work of one in each.
-    suspect = may_be_refused(b",".join(device.document for device in devices))
+    suspect = may_violate(b",".join(device.document for device in devices))
     for device in devices:
         if reason := _reason(device, max_bytes, suspect=suspect):
             number, line, identifier, _ = device
@@ -28,7 +28,7 @@ def _reason(device: Device, max_bytes: int, *, suspect: bool) -> str | None:
         return "the identifier must not contain the NUL character"
     if document[0] != ord("{"):
         return "metadata must be a JSON object"
-    if suspect and (reason := refusal(document)):
+    if suspect and (reason := violation(document)):
         return f"metadata: {reason}"
     if (
         len(document) + MOST_BYTES * len(identifier) > max_bytes // 2

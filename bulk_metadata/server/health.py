@@ -7,9 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
-from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.db.pool import Database, DatabaseError, PoolExhausted
+from bulk_metadata.db.pool import Database, DatabaseError, PoolTimeoutError
+from bulk_metadata.db.queries import check_schema
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +36,8 @@ def readyz() -> ResponseReturnValue:
     return {"status": "ready"}
 
 
-# As the service's role, so that its privileges are looked at, too; and without touching
-# a row.
-CHECK_SCHEMA = """
-SELECT current_setting('transaction_read_only') = 'off',
-       (SELECT count(id) FROM api_keys WHERE false),
-       (SELECT count(updated_at) FROM devices WHERE false)
-"""
 # No such table, no such column, no privilege.
 SCHEMA_STATES = ("42P01", "42703", "42501")
-
-
-def check_schema(cursor: Cursor) -> bool:
-    """Tell whether the server takes writes. Fails if the schema is not there."""
-    cursor.execute(CHECK_SCHEMA)
-    [[can_write, *_]] = cursor.fetchall()
-    return bool(can_write)
 
 
 class Readiness:
@@ -85,7 +71,7 @@ class Readiness:
 
 def sentence(error: DatabaseError) -> str:
     """Return what anybody may know of ``error``."""
-    if isinstance(error, PoolExhausted):
+    if isinstance(error, PoolTimeoutError):
         return "All connections are in use"
     if error.sqlstate in SCHEMA_STATES:
         return "The schema is missing or out of date: run flask init-db"

@@ -14,12 +14,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from bulk_metadata import __version__
-from bulk_metadata.api.response import JsonProvider
+from bulk_metadata.api.response import JsonProvider, register_error_handlers
 from bulk_metadata.config import Config, address
-from bulk_metadata.core.errors import register_error_handlers
 from bulk_metadata.server import health
 from bulk_metadata.telemetry import metrics, multiprocess
-from bulk_metadata.telemetry.instrumentation import register_observers
+from bulk_metadata.telemetry.instrumentation import instrument
 
 
 class Handler(WSGIRequestHandler):
@@ -72,7 +71,7 @@ def create_operations_app(app: Flask) -> Flask:
     operations.register_blueprint(health.blueprint)
     operations.add_url_rule("/metrics", view_func=show_metrics)
     register_error_handlers(operations)
-    register_observers(operations, is_api=False)
+    instrument(operations, is_api=False)
     return operations
 
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from gunicorn.http.errors import (
     ConfigurationProblem,
     ExpectationFailed,
@@ -24,7 +23,17 @@ from gunicorn.workers import gthread
 from bulk_metadata.api.response import HEADERS
 from bulk_metadata.config import Config
 from bulk_metadata.core.deadline import Watchdog
-from bulk_metadata.telemetry.context import record
+from bulk_metadata.core.errors import (
+    INTERNAL_ERROR,
+    INVALID_API_KEY,
+    INVALID_HTTP,
+    LARGE_HEADERS,
+    LONG_REQUEST_LINE,
+    UNSUPPORTED_EXPECTATION,
+    UNSUPPORTED_TRANSFER_CODING,
+)
+from bulk_metadata.core.json_text import encode
+from bulk_metadata.telemetry.context import context
 from bulk_metadata.telemetry.instrumentation import finish
 
 # A connection on which nothing comes gives its thread back after so many seconds, and
@@ -46,7 +55,7 @@ class Worker(gthread.ThreadWorker):
     def init_process(self) -> None:
         """Start serving."""
         config = Config.from_env(os.environ)
-        self.watchdog = Watchdog("a request", config.request_timeout)
+        self.watchdog = Watchdog("A request", config.request_timeout)
         # As much again as the limit: beyond that a client has no claim to an answer.
         self.discard_bytes = 2 * config.max_body_bytes
         super().init_process()
@@ -108,21 +117,21 @@ class Worker(gthread.ThreadWorker):
         """Answer the request that raised ``exc`` outside the application."""
         status, sentence = judge(exc)
         headers = dict(getattr(req, "headers", ()))
-        record.begin(
+        context.begin(
             getattr(req, "method", ""),
             getattr(req, "path", ""),
             headers.get("X-REQUEST-ID"),
         )
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            record.exception = exc
+            context.exception = exc
         finish(status)
-        body = msgspec.json.encode({"error": sentence})
+        body = encode({"error": sentence})
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\n"
             "Connection: close\r\n"
             "Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n"
-            f"X-Request-ID: {record.request_id}\r\n"
+            f"X-Request-ID: {context.request_id}\r\n"
             + "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
         )
         with suppress(OSError):  # the client may be gone
@@ -134,16 +143,16 @@ def judge(error: BaseException) -> tuple[HTTPStatus, str]:
     match error:
         case InvalidHeader(hdr="X-API-KEY"):
             # Control characters in the key: it is as wrong as any other wrong key.
-            return HTTPStatus.UNAUTHORIZED, "Invalid or missing API key"
+            return HTTPStatus.UNAUTHORIZED, INVALID_API_KEY
         case LimitRequestLine():
-            return HTTPStatus.REQUEST_URI_TOO_LONG, "Request line too long"
+            return HTTPStatus.REQUEST_URI_TOO_LONG, LONG_REQUEST_LINE
         case LimitRequestHeaders():
-            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "Headers too large"
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, LARGE_HEADERS
         case UnsupportedTransferCoding():
-            return HTTPStatus.NOT_IMPLEMENTED, "Unsupported transfer coding"
+            return HTTPStatus.NOT_IMPLEMENTED, UNSUPPORTED_TRANSFER_CODING
         case ExpectationFailed():
-            return HTTPStatus.EXPECTATION_FAILED, "Unsupported expectation"
+            return HTTPStatus.EXPECTATION_FAILED, UNSUPPORTED_EXPECTATION
         case ParseException() if not isinstance(error, ConfigurationProblem):
-            return HTTPStatus.BAD_REQUEST, "Invalid HTTP request"
+            return HTTPStatus.BAD_REQUEST, INVALID_HTTP
         case _:
-            return HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error"
+            return HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR

@@ -1,4 +1,5 @@
-"""The log of requests: a line for each on standard output, as JSON for machines."""
+"""The access log: an entry for each request on standard output, as JSON or, on a
+terminal, as text."""
 
 import logging
 import sys
@@ -6,22 +7,24 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-import msgspec
-
-from bulk_metadata.telemetry.context import Record
+from bulk_metadata.core.json_text import Struct, encode
+from bulk_metadata.telemetry.context import RequestContext
 
 logger = logging.getLogger(__name__)
 
 
-class Line(msgspec.Struct, rename="camel", kw_only=True):
-    """What a line says, in this order. Never a key, and no word of metadata."""
+class Entry(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """A log entry, in the order of its members. It contains no API key and no metadata.
+
+    Members with a default are omitted if they have it.
+    """
 
     time: datetime
     level: str
     request_id: str
     method: str
     path: str
-    dry_run: bool | msgspec.UnsetType = msgspec.UNSET
+    dry_run: bool = False
     status: int
     organization_id: str | None
     key_id: str | None
@@ -32,74 +35,74 @@ class Line(msgspec.Struct, rename="camel", kw_only=True):
     database_ms: float
     retries: int
     bytes: int
-    exception: str | msgspec.UnsetType = msgspec.UNSET
+    exception: str = ""
 
 
 def set_up(stream: TextIO = sys.stdout) -> None:
-    """Write the log to ``stream``: as plain text if a person looks at it."""
+    """Write the access log to ``stream``, as text if it is a terminal."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    # The other messages' handlers need not repeat it.
+    # The handlers of the root logger write other messages.
     logger.propagate = False
 
 
-def write(record: Record, status: int) -> None:
-    """Write the line of the request that was answered with ``status``."""
-    level = logging.ERROR if record.exception else logging.INFO
+def write(context: RequestContext, status: int) -> None:
+    """Log the request, which gets a response with ``status``."""
+    level = logging.ERROR if context.exception else logging.INFO
     if not logger.isEnabledFor(level):
         return
-    line = Line(
+    entry = Entry(
         time=datetime.now(UTC),
         level=logging.getLevelName(level).lower(),
-        request_id=record.request_id,
-        method=record.method,
-        path=record.path,
-        dry_run=record.is_dry_run or msgspec.UNSET,
+        request_id=context.request_id,
+        method=context.method,
+        path=context.path,
+        dry_run=context.is_dry_run,
         status=status,
-        organization_id=record.organization_id,
-        key_id=record.key_id,
-        devices=record.devices,
-        updated=record.updated,
-        not_found=record.not_found,
-        total_ms=round(record.seconds * 1000, 3),
-        database_ms=round(record.database_seconds * 1000, 3),
-        retries=record.retries,
-        bytes=record.body_bytes,
+        organization_id=context.organization_id,
+        key_id=context.key_id,
+        devices=context.devices,
+        updated=context.updated,
+        not_found=context.not_found,
+        total_ms=round(context.seconds * 1000, 3),
+        database_ms=round(context.database_seconds * 1000, 3),
+        retries=context.retries,
+        bytes=context.body_bytes,
     )
-    if record.exception:
-        line.exception = "".join(traceback.format_exception(record.exception))
-    logger.log(level, line)
+    if context.exception:
+        entry.exception = "".join(traceback.format_exception(context.exception))
+    logger.log(level, entry)
 
 
 class JsonFormatter(logging.Formatter):
-    """One line of JSON."""
+    """A formatter that writes an entry as a line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line that ``record`` carries."""
-        return msgspec.json.encode(record.msg).decode()
+        """Return the JSON text of the entry."""
+        return encode(record.msg).decode()
 
 
 class TextFormatter(logging.Formatter):
-    """The same in short, for a terminal."""
+    """A formatter that writes an entry as a short line for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line that ``record`` carries, and under it its exception."""
-        line: Any = record.msg
+        """Return the line, followed by the traceback of a failure."""
+        entry: Any = record.msg
         parts = [
-            f"{line.time.astimezone():%H:%M:%S}",
-            line.method,
-            # A path may hold what moves a terminal's cursor.
-            line.path if line.path.isprintable() else ascii(line.path),
-            str(line.status),
+            f"{entry.time.astimezone():%H:%M:%S}",
+            entry.method,
+            # Control characters in a path could move the terminal's cursor.
+            entry.path if entry.path.isprintable() else ascii(entry.path),
+            str(entry.status),
         ]
-        if line.devices is not None:
-            parts.append(f"{line.devices} devices")
-        if line.updated is not None:
-            done = "would be updated" if line.dry_run else "updated"
-            parts.append(f"{line.updated} {done}")
-        parts.append(f"{line.total_ms:.1f} ms")
-        if line.exception:
-            parts.append(f"\n{line.exception.rstrip()}")
+        if entry.devices is not None:
+            parts.append(f"{entry.devices} devices")
+        if entry.updated is not None:
+            outcome = "would be updated" if entry.dry_run else "updated"
+            parts.append(f"{entry.updated} {outcome}")
+        parts.append(f"{entry.total_ms:.1f} ms")
+        if entry.exception:
+            parts.append(f"\n{entry.exception.rstrip()}")
         return " ".join(parts)

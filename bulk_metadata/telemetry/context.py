@@ -1,7 +1,7 @@
-"""What is known of the request that this thread serves, for the log and the metrics.
+"""The context of the current request, for the access log and the metrics.
 
-A thread serves a request from beginning to end, so this is the thread's own, and no
-step of the request has to hand it on.
+A thread serves a request from beginning to end, so the context is local to the thread,
+and the steps of a request need not pass it on.
 """
 
 import re
@@ -9,14 +9,14 @@ import secrets
 import threading
 import time
 
-# What a caller's X-Request-ID may be: what can stand in a header and in a log.
+# X-Request-ID of a client: characters that are safe in a header and in a log.
 REQUEST_ID = re.compile(r"[ -~]{1,128}")
-# Whatever it is that looks like a key, no log may show it.
+# API keys must not occur in a log, even in the wrong place.
 KEY_LIKE = re.compile(r"tlm_\w+")
 
 
-class Record(threading.local):
-    """One request. Times are in seconds; what is not known (yet) is None."""
+class RequestContext(threading.local):
+    """The current request. Times are in seconds; unknown values are None."""
 
     request_id = ""
     method = ""
@@ -25,18 +25,21 @@ class Record(threading.local):
     key_id: str | None = None
     is_dry_run = False
     devices: int | None = None
-    # Of a dry run, how many would be.
+    # In a dry run, the number of devices that a real request would update.
     updated: int | None = None
     database_seconds = 0.0
     retries = 0
-    # Bytes of the body, as far as it was read.
+    # Bytes of the body that were read.
     body_bytes = 0
     exception: BaseException | None = None
     _start = 0.0
 
     def begin(self, method: str, path: str, request_id: str | None) -> None:
-        """Forget the request before. ``request_id`` is the caller's, and replaced if it
-        is none, or looks like a key."""
+        """Replace the previous request by a new one.
+
+        ``request_id`` is the client's. It is replaced by a random one if it is missing,
+        is not printable ASCII, or contains an API key.
+        """
         self.__dict__.clear()
         self._start = time.perf_counter()
         self.method = method
@@ -52,15 +55,15 @@ class Record(threading.local):
 
     @property
     def seconds(self) -> float:
-        """How long the request has been served by now."""
+        """Time since the start of the request."""
         return time.perf_counter() - self._start
 
     @property
     def not_found(self) -> int | None:
-        """How many identifiers matched no device."""
+        """Number of identifiers that match no device."""
         if self.devices is None or self.updated is None:
             return None
         return self.devices - self.updated
 
 
-record = Record()
+context = RequestContext()

@@ -1,35 +1,38 @@
-"""What every answer leaves behind: its X-Request-ID, a line in the log, the metrics."""
+"""Request instrumentation: the X-Request-ID header, the access log and the metrics."""
 
 from flask import Flask, Response, request
 
 from bulk_metadata.telemetry import access_log, metrics
-from bulk_metadata.telemetry.context import record
+from bulk_metadata.telemetry.context import context
 
-# The API's own blueprint, and what is no endpoint at all: health checks are not calls.
+# Blueprints whose requests are counted: the API, and None for unknown paths. Health
+# checks and the documentation are not.
 COUNTED = ("bulk_metadata", None)
 
 
-def register_observers(app: Flask, *, is_api: bool = True) -> None:
-    """Make ``app`` observe every request from its beginning to its answer. If it is not
-    the API only what fails leaves a line in the log."""
+def instrument(app: Flask, *, is_api: bool = True) -> None:
+    """Log and count each request of ``app``.
+
+    If ``is_api`` is false, only failures are logged, and no request is counted.
+    """
 
     @app.before_request
     def begin() -> None:
-        record.begin(request.method, request.path, request.headers.get("X-Request-ID"))
+        context.begin(request.method, request.path, request.headers.get("X-Request-ID"))
 
     @app.after_request
     def end(response: Response) -> Response:
-        response.headers["X-Request-ID"] = record.request_id
-        if is_api or record.exception:
-            is_call = is_api and request.blueprint in COUNTED
-            finish(response.status_code, counted=is_call)
+        response.headers["X-Request-ID"] = context.request_id
+        if is_api or context.exception:
+            is_counted = is_api and request.blueprint in COUNTED
+            finish(response.status_code, counted=is_counted)
         return response
 
 
 def finish(status: int, *, counted: bool = True) -> None:
-    """Log this thread's request, which is answered with ``status``, and count it."""
+    """Log and count the current request, which gets a response with ``status``."""
     if counted:
-        metrics.count(record, status)
-    access_log.write(record, status)
-    # With it goes all that it holds on to: the body, for one.
-    record.exception = None
+        metrics.count(context, status)
+    access_log.write(context, status)
+    # The traceback keeps the local variables alive, the body among them.
+    context.exception = None

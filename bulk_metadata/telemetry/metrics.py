@@ -6,7 +6,7 @@ operations.py makes: prometheus_client's multiprocess mode.
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from bulk_metadata.telemetry.context import Record
+from bulk_metadata.telemetry.context import RequestContext
 
 # Seconds: from a refusal to REQUEST_TIMEOUT.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -66,16 +66,16 @@ BUILD_INFO = Gauge(
 )
 
 
-def count(record: Record, status: int) -> None:
+def count(context: RequestContext, status: int) -> None:
     """Count the request that was answered with ``status``."""
     REQUESTS.labels(str(status)).inc()
-    DURATION.observe(record.seconds)
-    if record.database_seconds:
-        DATABASE.observe(record.database_seconds)
-    if record.devices is not None:
-        BATCH.observe(record.devices)
-    if record.is_dry_run:
+    DURATION.observe(context.seconds)
+    if context.database_seconds:
+        DATABASE.observe(context.database_seconds)
+    if context.devices is not None:
+        BATCH.observe(context.devices)
+    if context.is_dry_run:
         return  # nothing came of its devices
-    if record.updated is not None and record.not_found is not None:
-        UPDATED.inc(record.updated)
-        NOT_FOUND.inc(record.not_found)
+    if context.updated is not None and context.not_found is not None:
+        UPDATED.inc(context.updated)
+        NOT_FOUND.inc(context.not_found)

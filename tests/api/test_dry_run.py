@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from prometheus_client import REGISTRY
 from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.api.dry_run import is_dry_run
+from bulk_metadata.api.request import is_dry_run
 from bulk_metadata.core.errors import ApiError
 from bulk_metadata.telemetry import access_log
 from tests.api.test_validation import REFUSED as REFUSED_BODIES

@@ -172,7 +172,7 @@ def test_an_answer_that_never_comes_is_given_up(
         with pytest.raises(DatabaseError):
             database.run(dry_run_update, two.id, DOCUMENTS)
         two.cursor.execute(KILL)
-    assert "Gave up on PostgreSQL's answer after 1 s" in caplog.text
+    assert "The response of PostgreSQL timed out after 1 s" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from psycopg2.errors import NumericValueOutOfRange
 from psycopg2.extensions import connection as Connection
 
-from bulk_metadata.core.jsonb import may_be_refused, refusal
+from bulk_metadata.core.jsonb import may_violate, violation
 
 EXPONENTS = st.one_of(st.just(0), st.integers(-310, 310), st.sampled_from([308, -308]))
 # Around numeric's limits of 131,072 digits before the point and 16,383 behind it.
@@ -41,9 +41,9 @@ def test_a_number_is_refused_exactly_when_postgresql_refuses_it(
             cursor.execute("SELECT %s::jsonb", (document.decode(),))
         except NumericValueOutOfRange:
             fits = False
-    assert refusal(document) == (None if fits else "number out of range")
+    assert violation(document) == (None if fits else "number out of range")
     if not fits:
-        assert may_be_refused(document)
+        assert may_violate(document)
 
 
 TEXTS = st.lists(
@@ -62,9 +62,9 @@ def test_what_stands_in_a_string_is_never_taken_for_something_else(
     document = json.dumps({name: [text]}, ensure_ascii=ascii_only).encode()
     has_nul = "\0" in name + text
     expected = "must not contain the NUL character" if has_nul else None
-    assert refusal(document) == expected
+    assert violation(document) == expected
     if has_nul:
-        assert may_be_refused(document)
+        assert may_violate(document)
     else:
         with connection.cursor() as cursor:
             cursor.execute("SELECT %s::jsonb", (document.decode(),))
@@ -79,7 +79,7 @@ def test_what_devices_send_is_not_suspected() -> None:
         "v1e100.2",
         "\\u1e999",
     )
-    assert not may_be_refused(json.dumps({"a": text, "b": 1e30, "c": 0}).encode())
+    assert not may_violate(json.dumps({"a": text, "b": 1e30, "c": 0}).encode())
 
 
 def test_megabytes_are_judged_without_a_stack_of_them() -> None:
@@ -87,7 +87,7 @@ def test_megabytes_are_judged_without_a_stack_of_them() -> None:
     text = b'\\"\\\\' * 2_000_000 + b"1e999" + b"x" * 2_000_000
     document = b'{"a": "' + text + b'"}'
     tracemalloc.start()
-    assert refusal(document) is None
+    assert violation(document) is None
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # One copy of it at a time.

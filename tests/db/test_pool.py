@@ -16,7 +16,7 @@ from psycopg2.extensions import make_dsn
 from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.db.pool import Database, DatabaseError
-from bulk_metadata.telemetry.context import record
+from bulk_metadata.telemetry.context import context
 from tests.conftest import DIRECT_ONLY, Organization, Post, connect
 from tests.support.service import PATH
 
@@ -136,7 +136,7 @@ def test_an_answer_that_never_comes_is_given_up(
 
     with pytest.raises(DatabaseError):
         database.run(freeze)
-    assert "Gave up on PostgreSQL's answer after 3 s" in caplog.text
+    assert "The response of PostgreSQL timed out after 3 s" in caplog.text
     database.run(backend_pid)
     cursor.execute(KILL)
 
@@ -180,9 +180,9 @@ def retries(cause: str) -> float:
 )
 def test_a_conflict_is_tried_again(state: str, cause: str, database: Database) -> None:
     before = retries(cause)
-    record.begin("POST", PATH, None)
+    context.begin("POST", PATH, None)
     assert database.run(conflict(state, times=5)) == "done"
-    assert record.retries == 5
+    assert context.retries == 5
     assert retries(cause) == before + 5
     with pytest.raises(DatabaseError, match=state):
         database.run(conflict(state, times=6))
@@ -237,7 +237,7 @@ def test_a_pool_in_use_makes_a_call_wait_a_bounded_time(config: Config) -> None:
     database = Database(replace(config, pool_size=1, pool_timeout=1))
 
     def hold(cursor: Cursor) -> None:
-        with pytest.raises(DatabaseError, match="all connections stayed in use"):
+        with pytest.raises(DatabaseError, match="all connections are in use"):
             database.run(backend_pid)
 
     database.run(hold)

@@ -132,7 +132,7 @@ def test_the_example_of_the_log(service: Service) -> None:
     service.request("{}")
     # The same members in the same order, each of a type that it may have.
     assert list(example) == list(service.requests[-1])
-    form = msgspec.json.Decoder(access_log.Line, strict=True)
+    form = msgspec.json.Decoder(access_log.Entry, strict=True)
     assert msgspec.json.encode(form.decode(line)).decode() == line.strip()
 
 
