@@ -1,4 +1,4 @@
-"""How gunicorn serves the application. A wrong setting stops it before it forks."""
+"""The gunicorn settings. If a setting of the service is invalid, gunicorn exits."""
 
 import gc
 import os
@@ -7,7 +7,8 @@ from typing import Any
 
 from bulk_metadata.config import Config, ConfigError
 from bulk_metadata.db.connection import parse_url
-from bulk_metadata.telemetry.metrics_folder import make_metrics_folder
+from bulk_metadata.server.metrics_server import MetricsPort
+from bulk_metadata.telemetry import multiprocess
 
 try:
     settings = Config.from_env(os.environ)
@@ -19,53 +20,52 @@ wsgi_app = "wsgi:app"
 bind = settings.bind
 workers = settings.workers
 threads = settings.threads
-# gunicorn's threaded worker, answering in JSON whatever never reaches the application.
 worker_class = "bulk_metadata.server.worker.Worker"
-# Fleet tools send call after call; a connection they keep saves each a handshake.
+# Seconds. Fleet tools send many requests on one connection, which saves handshakes.
 keepalive = 30
-# On SIGTERM and SIGHUP every request that has begun may come to its end.
+# Seconds. On SIGTERM and SIGHUP, requests in flight complete.
 graceful_timeout = settings.request_timeout + 10
-# A key of 8 KB is a wrong key and is told so, not a broken request.
+# Bytes. An API key of 8 KB gets a 401, like any other invalid key.
 limit_request_field_size = 16_384
-# gunicorn would take these headers for its own settings, from clients on this machine.
+# gunicorn would accept these headers from clients on the same machine.
 forwarder_headers = ""
-# Nothing talks to a running gunicorn but signals.
+# The only interface to a running gunicorn are signals.
 control_socket_disable = True
 
 
-# Before the worker class is loaded, and prometheus_client with it.
-make_metrics_folder()
-
-
 def on_starting(server: Any) -> None:
-    """Open the operations port, once: a reload keeps it."""
-    from bulk_metadata.server.metrics_server import OperationsPort
-
+    """Open the metrics port. It stays open during a reload."""
     try:
-        server.operations_port = OperationsPort(settings)
+        server.metrics_port = MetricsPort(settings)
     except OSError as error:
         sys.exit(
-            f"Cannot listen at {settings.metrics_bind}: {error.strerror}. Stop the "
-            "program that does, or choose another: METRICS_BIND=127.0.0.1:9465"
+            f"Cannot listen on {settings.metrics_bind}: {error.strerror}. Stop the "
+            "program that uses the port, or set another one, for example "
+            "METRICS_BIND=127.0.0.1:9465"
         )
-    server.log.info("Metrics at %s", server.operations_port.url)
+    server.log.info("Metrics at %s", server.metrics_port.url)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Hand the operations port to the worker."""
-    worker.operations_port = server.operations_port
+    """Assign a cell of the shared metrics to the worker."""
+    worker.cell = multiprocess.free_cell(
+        [other.cell for other in server.WORKERS.values()]
+    )
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Let the worker count in its cell."""
+    multiprocess.use_cell(worker.cell)
+    worker.metrics_port = server.metrics_port
 
 
 def post_worker_init(worker: Any) -> None:
-    """Serve the operations port, and spare what is loaded by now from garbage
-    collection: it is there to stay."""
-    worker.operations_port.serve(worker.wsgi)
+    """Serve the metrics port. Exclude the loaded modules from garbage collection."""
+    worker.metrics_port.serve(worker.wsgi)
     gc.collect()
     gc.freeze()
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Forget what was only true while the worker lived."""
-    from bulk_metadata.telemetry.multiprocess import forget_worker
-
-    forget_worker(worker.pid, server.WORKERS)
+    """Reset the gauges of a worker that has exited."""
+    multiprocess.clear_gauges(worker.cell)

@@ -18,7 +18,7 @@ PostgreSQL can hold).
 
 What can be seen of it: record.py (what is known of a request), observe.py (what its
 answer leaves behind: request_log.py, metrics.py), health.py (alive? ready?),
-operations.py (the port for metrics and health), shared_metrics.py and metrics_folder.py
+operations.py (the port for metrics and health) and multiprocess.py
 (the metrics of all workers). For operators: commands/. For whoever sends a whole fleet:
 client/. For a machine with only Python: demo/.
 """

@@ -1,40 +1,37 @@
-"""The operations port: metrics and health, from a thread of its own in each worker, so
-that it answers while all other threads wait.
+"""The metrics port: metrics and health checks, served by a separate thread in each
+worker, so that it responds while all other threads are busy.
 
-gunicorn's master opens it before it forks: a port that is taken stops the start, and
-whichever worker is asked answers for all of them.
+The gunicorn master opens the port before it forks. If the port is in use, gunicorn does
+not start. Any worker responds for all of them.
 """
 
-import platform
 import socket
 import threading
 
 from flask import Flask, Response
-from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from bulk_metadata import __version__
 from bulk_metadata.api.response import JsonProvider, register_error_handlers
 from bulk_metadata.config import Config, address
 from bulk_metadata.server import health
-from bulk_metadata.telemetry import metrics, multiprocess
+from bulk_metadata.telemetry import metrics
 from bulk_metadata.telemetry.instrumentation import instrument
 
 
 class Handler(WSGIRequestHandler):
-    """A handler without a log, that does not wait for silent clients."""
+    """A request handler with a timeout for silent clients and without an access log."""
 
     timeout = 5
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Log nothing: these requests come every few seconds, for ever."""
+        """Log nothing: scrapes and health checks arrive every few seconds."""
 
 
-class OperationsPort:
-    """The port, to be opened by the master and served by each worker."""
+class MetricsPort:
+    """The port. The master opens it, each worker serves it."""
 
     def __init__(self, config: Config) -> None:
-        """Open it. Raises OSError if that cannot be."""
+        """Open the port. Raises OSError if it is not available."""
         host, port = address(config.metrics_bind)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family)
@@ -42,39 +39,42 @@ class OperationsPort:
 
     @property
     def url(self) -> str:
-        """Where the metrics are."""
+        """The URL of the metrics."""
         host, port = self._address
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
     def serve(self, app: Flask) -> None:
-        """Serve it from now on, for the worker of ``app``."""
+        """Start the thread that serves the port for the worker of ``app``."""
         config: Config = app.extensions["config"]
         metrics.POOL_SIZE.set(config.pool_size)
-        metrics.BUILD_INFO.labels(__version__, platform.python_version()).set(1)
+        metrics.BUILD_INFO.set(1)
         server = make_server(
             *self._address,
-            create_operations_app(app),
+            create_metrics_app(app),
             threaded=True,
             request_handler=Handler,
             fd=self._socket.fileno(),
         )
+        # A worker must not wait for a connection that another one has accepted.
+        server.socket.setblocking(False)
         threading.Thread(
-            target=server.serve_forever, name="operations", daemon=True
+            target=server.serve_forever, name="metrics port", daemon=True
         ).start()
 
 
-def create_operations_app(app: Flask) -> Flask:
-    """Return what the port serves, with the readiness of ``app``."""
-    operations = Flask(__name__, static_folder=None)
-    operations.json = JsonProvider(operations)
-    operations.extensions["readiness"] = app.extensions["readiness"]
-    operations.register_blueprint(health.blueprint)
-    operations.add_url_rule("/metrics", view_func=show_metrics)
-    register_error_handlers(operations)
-    instrument(operations, is_api=False)
-    return operations
+def create_metrics_app(app: Flask) -> Flask:
+    """Return the application of the port, which checks the readiness of ``app``."""
+    metrics_app = Flask(__name__, static_folder=None)
+    metrics_app.json = JsonProvider(metrics_app)
+    metrics_app.extensions["readiness"] = app.extensions["readiness"]
+    metrics_app.register_blueprint(health.blueprint)
+    metrics_app.add_url_rule("/metrics", view_func=show_metrics)
+    register_error_handlers(metrics_app)
+    instrument(metrics_app, is_api=False)
+    return metrics_app
 
 
 def show_metrics() -> Response:
-    """Return the metrics of all workers."""
-    return Response(multiprocess.collect(), content_type=CONTENT_TYPE_LATEST)
+    """Return the metrics of all workers in the text format of Prometheus."""
+    text, content_type = metrics.exposition()
+    return Response(text, content_type=content_type)

@@ -1,58 +1,78 @@
-"""The metrics of all workers, the dead ones included, out of the folder they share."""
+"""Metric values that all gunicorn workers share, in anonymous memory.
 
-import fcntl
-import os
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+The gunicorn master maps the memory before it forks. A value has one cell per worker, so
+that workers need no lock. A killed worker leaves its counts, and its successor adds to
+them. prometheus_client's multiprocess mode uses files instead. They grow with each dead
+worker, a truncated file kills the worker that writes to it (SIGBUS), a damaged one
+breaks each scrape, and an increment takes twice as long.
+"""
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.mmap_dict import MmapedDict
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+import mmap
+from collections.abc import Container
+from threading import Lock
+from typing import Any
 
-from bulk_metadata.telemetry.metrics_folder import VARIABLE
+from prometheus_client import values
 
+# One memory page per value. With more workers, the last ones share a cell, and an
+# increment is lost if two of them count at the same moment.
+CELLS = mmap.PAGESIZE // 8
 
-def collect() -> bytes:
-    """Return the metrics in Prometheus' text format."""
-    with _locked(fcntl.LOCK_EX):
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)
-        return generate_latest(registry)
+# The cells of all gauges. Their values end with their worker.
+_gauges: list["memoryview[float]"] = []
 
-
-def forget_worker(worker: int, living: Container[int]) -> None:
-    """Forget the gauges of the dead process ``worker``, and add what it has counted to
-    what all of the dead have: else each leaves two files, and every look at the metrics
-    takes longer. To be called by the workers' parent only, with those that are alive.
-    """
-    mark_process_dead(worker)
-    try:
-        with _locked(fcntl.LOCK_EX | fcntl.LOCK_NB) as folder:
-            for kind in ("counter", "histogram"):
-                for path in folder.glob(f"{kind}_*.db"):
-                    process = int(path.stem.removeprefix(f"{kind}_"))
-                    if process not in (0, os.getpid()) and process not in living:
-                        _move(path, folder / f"{kind}_0.db")
-    except BlockingIOError:
-        # A look at the metrics is no reason to keep the workers' parent waiting: the
-        # files are found when the next worker dies.
-        pass
+_cell = 0
 
 
-@contextmanager
-def _locked(operation: int) -> Iterator[Path]:
-    """Give the folder, which nobody reads or changes but who has its lock."""
-    folder = Path(os.environ[VARIABLE])
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, operation)
-        yield folder
+class SharedValue:
+    """A value of prometheus_client: the sum of its cells, or their maximum."""
+
+    _multiprocess = False
+
+    def __init__(
+        self, kind: str, *_: object, multiprocess_mode: str = "livesum", **__: Any
+    ) -> None:
+        self._cells = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
+        self._combine = max if multiprocess_mode == "livemax" else sum
+        self._lock = Lock()
+        if kind == "gauge":
+            _gauges.append(self._cells)
+
+    def inc(self, amount: float) -> None:
+        """Add ``amount`` to the value of this worker."""
+        with self._lock:
+            self._cells[_cell] += amount
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        """Set the value of this worker."""
+        with self._lock:
+            self._cells[_cell] = value
+
+    def get(self) -> float:
+        """Return the value of all workers."""
+        return float(self._combine(self._cells))
+
+    def get_exemplar(self) -> None:
+        """Return no exemplar: the service records none."""
 
 
-def _move(source: Path, target: Path) -> None:
-    """Add the values in ``source`` to those in ``target``, and remove it."""
-    total = MmapedDict(str(target))
-    for key, value, *_ in MmapedDict.read_all_values_from_file(str(source)):
-        total.write_value(key, total.read_value(key)[0] + value, 0.0)
-    total.close()
-    source.unlink()
+def share_values() -> None:
+    """Let prometheus_client share the values of all metrics that are created later."""
+    values.ValueClass = SharedValue
+
+
+def free_cell(used: Container[int]) -> int:
+    """Return a cell for a new worker, given the cells of the running workers."""
+    return next((cell for cell in range(CELLS) if cell not in used), CELLS - 1)
+
+
+def use_cell(cell: int) -> None:
+    """Count in ``cell`` from now on."""
+    global _cell
+    _cell = cell
+
+
+def clear_gauges(cell: int) -> None:
+    """Reset the gauges of a worker that has exited."""
+    for cells in _gauges:
+        cells[cell] = 0.0

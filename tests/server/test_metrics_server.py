@@ -1,94 +1,75 @@
-"""The operations port: metrics and health of all workers, whatever those are doing."""
+"""The metrics port: metrics and health checks of all workers."""
 
-import fcntl
 import os
-import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
+from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
+from bulk_metadata.server.metrics_server import create_metrics_app
+from bulk_metadata.telemetry import multiprocess
 from tests.conftest import Organization, connect
+from tests.support.cluster import wait_until
+from tests.support.load import reload, workers
 from tests.support.service import ANY_PORT, ROOT, Answer, Service, run_service
 
 
-def get(service: Service, path: str) -> requests.Response:
-    return requests.get(f"http://127.0.0.1:{service.operations_port}{path}", timeout=10)
+def request(service: Service, path: str, method: str = "GET") -> requests.Response:
+    url = f"http://127.0.0.1:{service.metrics_port}{path}"
+    return requests.request(method, url, timeout=10)
 
 
 def metrics(service: Service) -> dict[str, float]:
-    """Return the samples by name and labels, as they stand."""
+    """Return the samples by name and labels."""
     return {
-        sample.name
-        + "".join(
-            f"|{name}={value}" for name, value in sorted(sample.labels.items())
-        ): (sample.value)
-        for family in text_string_to_metric_families(get(service, "/metrics").text)
+        "|".join([sample.name, *(f"{k}={v}" for k, v in sample.labels.items())]): (
+            sample.value
+        )
+        for family in text_string_to_metric_families(request(service, "/metrics").text)
         for sample in family.samples
     }
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise TimeoutError(condition)
-
-
-@pytest.fixture
-def alone(service_url: str, tmp_path: Path) -> Iterator[Service]:
-    """A service of the test's own, with nobody else's calls in its metrics."""
-    with run_service(tmp_path / "log", DATABASE_URL=service_url) as service:
-        wait_until(lambda: metrics(service)["bulk_metadata_pool_size"] == 8)
-        yield service
-
-
-def workers(service: Service) -> set[int]:
-    return {child.pid for child in psutil.Process(service.process.pid).children()}
-
-
-def reload_workers(service: Service) -> None:
-    before = workers(service)
-    service.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in before))
+def wait_for_workers(service: Service) -> None:
+    """Wait until both workers have started and all others have exited."""
     wait_until(lambda: metrics(service)["bulk_metadata_pool_size"] == 8)
 
 
-def shared_folder(service: Service) -> Path:
-    """Return where the workers share their metrics: in memory, not on a disk."""
-    [folder] = Path("/dev/shm").glob(f"bulk-metadata-*.{service.process.pid}")
-    return folder
+@pytest.fixture
+def service(service_url: str, tmp_path: Path) -> Iterator[Service]:
+    """A separate service, whose metrics contain only the requests of one test."""
+    with run_service(tmp_path / "log", DATABASE_URL=service_url) as service:
+        wait_for_workers(service)
+        yield service
 
 
-def test_all_calls_are_counted_once(alone: Service, acme: Organization) -> None:
+def test_requests_are_counted_once(service: Service, acme: Organization) -> None:
     acme.insert("SN-1", "SN-2")
     key = {"x-api-key": acme.key}
     body = '{"devices": {"SN-1": {}, "SN-2": {}, "SN-3": {}}}'
     with ThreadPoolExecutor(8) as executor:
-        list(executor.map(lambda _: alone.request(body, key), range(20)))
-    alone.request("{}")
-    alone.request(path="/elsewhere")
-    alone.send(b"GET / HTTP/9\r\n\r\n")
-    # No calls of the API.
-    alone.request(method="GET", path="/healthz")
-    get(alone, "/readyz")
+        list(executor.map(lambda _: service.request(body, key), range(20)))
+    service.request("{}")
+    service.request(path="/elsewhere")
+    service.send(b"GET / HTTP/9\r\n\r\n")
+    # Health checks are not requests of the API.
+    service.request(method="GET", path="/healthz")
+    request(service, "/readyz")
     expected = {
         "bulk_metadata_requests_total|status=200": 20,
         "bulk_metadata_requests_total|status=401": 1,
         "bulk_metadata_requests_total|status=404": 1,
         "bulk_metadata_requests_total|status=400": 1,
+        "bulk_metadata_requests_total|status=500": 0,
         "bulk_metadata_request_duration_seconds_count": 23,
         "bulk_metadata_request_duration_seconds_bucket|le=+Inf": 23,
         "bulk_metadata_request_devices_count": 20,
@@ -106,25 +87,22 @@ def test_all_calls_are_counted_once(alone: Service, acme: Organization) -> None:
         "bulk_metadata_pool_waiting": 0,
         "bulk_metadata_pool_timeouts_total": 0,
     }
-    # Whichever worker answers, it answers for both.
+    # Each worker returns the metrics of both.
     for _ in range(10):
-        found = metrics(alone)
+        found = metrics(service)
         assert {name: found[name] for name in expected} == expected
     [info] = [name for name in found if name.startswith("bulk_metadata_build_info")]
-    assert info.endswith("|version=1.2.0")
+    assert "|version=1.2.0" in info
+    assert found[info] == 1
     assert found["bulk_metadata_request_duration_seconds_sum"] > 0
     assert found["bulk_metadata_database_duration_seconds_sum"] > 0
 
 
-def test_metrics_are_not_on_the_apis_port(service: Service) -> None:
-    assert service.request(method="GET", path="/metrics").status == 404
-
-
 @contextmanager
-def waiting_call(
+def request_in_flight(
     service: Service, acme: Organization, owner_url: str
 ) -> Iterator[Future[Answer]]:
-    """Have a call wait for a device that another transaction holds."""
+    """Send a request that waits for a device locked by another transaction."""
     acme.insert("SN-1")
     locker = connect(owner_url)
     with locker.cursor() as cursor, ThreadPoolExecutor(1) as executor:
@@ -139,160 +117,133 @@ def waiting_call(
             locker.close()
 
 
-def test_it_answers_while_every_thread_waits(
+def test_busy_threads_do_not_delay_health_checks(
     service_url: str, owner_url: str, acme: Organization, tmp_path: Path
 ) -> None:
     settings = {"DATABASE_URL": service_url, "WORKERS": "1", "THREADS": "1"}
     with run_service(tmp_path / "log", **settings) as service:
-        with waiting_call(service, acme, owner_url) as call:
-            assert get(service, "/healthz").json() == {"status": "ok"}
-            answer = get(service, "/readyz")
-            assert answer.json() == {"error": "All connections are in use"}
-            assert answer.status_code == 503
-            assert not call.done()
-        assert call.result().status == 200
-        wait_until(lambda: get(service, "/readyz").status_code == 200)
+        with request_in_flight(service, acme, owner_url) as in_flight:
+            assert request(service, "/healthz").json() == {"status": "ok"}
+            response = request(service, "/readyz")
+            assert response.json() == {"error": "All connections are in use"}
+            assert response.status_code == 503
+            assert not in_flight.done()
+        assert in_flight.result().status == 200
+        wait_until(lambda: request(service, "/readyz").status_code == 200)
         found = metrics(service)
     assert found["bulk_metadata_pool_timeouts_total"] == 1
     assert found["bulk_metadata_pool_in_use"] == 0
 
 
-def test_a_dead_worker_leaves_its_counts_and_nothing_else(
-    alone: Service, acme: Organization, owner_url: str
+def test_killed_worker_keeps_counts_and_loses_gauges(
+    service: Service, acme: Organization, owner_url: str
 ) -> None:
-    before = workers(alone)
+    before = workers(service)
     for _ in range(10):
-        alone.request("{}", {"x-api-key": acme.key})
-    with waiting_call(alone, acme, owner_url) as call:
-        for pid in before:
-            os.kill(pid, signal.SIGKILL)
+        service.request("{}", {"x-api-key": acme.key})
+    with request_in_flight(service, acme, owner_url) as in_flight:
+        for worker in before.values():
+            worker.kill()
         with pytest.raises((ConnectionError, OSError)):
-            call.result()
-        wait_until(
-            lambda: (
-                len(workers(alone)) == 2
-                and get(alone, "/healthz").ok
-                and metrics(alone)["bulk_metadata_pool_size"] == 8
-            )
-        )
-        found = metrics(alone)
+            in_flight.result()
+        wait_until(lambda: len(workers(service).keys() - before) == 2)
+        wait_for_workers(service)
+        found = metrics(service)
     assert found["bulk_metadata_pool_in_use"] == 0
     assert found["bulk_metadata_requests_total|status=400"] == 10
     assert found["bulk_metadata_request_duration_seconds_count"] == 10
 
 
-def test_dead_workers_leave_no_files(alone: Service, acme: Organization) -> None:
-    """Each look at the metrics reads all there are."""
-    folder = shared_folder(alone)
-    files = len(list(folder.iterdir()))
+def test_reload_keeps_port_and_counts(service: Service, acme: Organization) -> None:
     for number in range(1, 4):
-        reload_workers(alone)
-        alone.request("{}", {"x-api-key": acme.key})
-        found = metrics(alone)
-        assert found["bulk_metadata_requests_total|status=400"] == number
-        assert found["bulk_metadata_request_duration_seconds_count"] == number
-    # Two for all of the dead: their counters, and their histograms.
-    assert len(list(folder.iterdir())) <= files + 2
+        service.request("{}", {"x-api-key": acme.key})
+        reload(service)
+        wait_for_workers(service)
+        assert metrics(service)["bulk_metadata_requests_total|status=400"] == number
 
 
-def test_a_look_at_the_metrics_does_not_keep_the_master_waiting(
-    alone: Service, acme: Organization
-) -> None:
-    alone.request("{}", {"x-api-key": acme.key})
-    with (shared_folder(alone) / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        before = workers(alone)
-        for pid in before:
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: len(workers(alone) - before) == 2)
-        assert get(alone, "/healthz").ok
-    assert metrics(alone)["bulk_metadata_requests_total|status=400"] == 1
+def test_workers_beyond_last_cell_share_it() -> None:
+    assert multiprocess.free_cell([0, 2]) == 1
+    assert multiprocess.free_cell(range(512)) == 511
 
 
-def test_a_reload_keeps_the_port_and_the_counts(
-    alone: Service, acme: Organization
-) -> None:
-    alone.request("{}", {"x-api-key": acme.key})
-    reload_workers(alone)
-    alone.request("{}", {"x-api-key": acme.key})
-    assert metrics(alone)["bulk_metadata_requests_total|status=400"] == 2
+def test_suspended_worker_does_not_delay_scrapes(service: Service) -> None:
+    suspended = next(iter(workers(service).values()))
+    suspended.suspend()
+    threads = list(Path(f"/proc/{suspended.pid}/task").glob("*/stat"))
+    wait_until(lambda: all(" T " in thread.read_text() for thread in threads))
+    try:
+        for _ in range(20):
+            assert request(service, "/metrics").elapsed.total_seconds() < 2
+    finally:
+        suspended.resume()
 
 
-def test_a_silent_client_does_not_keep_others_waiting(alone: Service) -> None:
-    with socket.create_connection(("127.0.0.1", alone.operations_port)):
+def test_silent_client_does_not_delay_others(service: Service) -> None:
+    with socket.create_connection(("127.0.0.1", service.metrics_port)):
         for _ in range(10):
-            assert get(alone, "/healthz").ok
+            assert request(service, "/healthz").ok
 
 
-def test_other_paths_and_methods_are_refused_in_json(alone: Service) -> None:
-    answer = get(alone, "/elsewhere")
-    assert (answer.status_code, answer.json()) == (404, {"error": "Not Found"})
-    answer = requests.delete(
-        f"http://127.0.0.1:{alone.operations_port}/metrics", timeout=10
-    )
-    assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+@pytest.mark.parametrize(
+    ("method", "path", "status", "message"),
+    [
+        ("GET", "/elsewhere", 404, "Not Found"),
+        ("DELETE", "/metrics", 405, "Method Not Allowed"),
+    ],
+)
+def test_unknown_path_or_method_is_rejected(
+    method: str, path: str, status: int, message: str, app: Flask
+) -> None:
+    response = create_metrics_app(app).test_client().open(path, method=method)
+    assert (response.status_code, response.json) == (status, {"error": message})
 
 
-def test_what_fails_is_logged_and_nothing_else(alone: Service) -> None:
-    get(alone, "/metrics")
-    shutil.rmtree(shared_folder(alone))
-    answer = get(alone, "/metrics")
-    assert (answer.status_code, answer.json()) == (
+def test_internal_error_is_a_500(app: Flask) -> None:
+    metrics_app = create_metrics_app(app)
+    del metrics_app.extensions["readiness"]
+    response = metrics_app.test_client().get("/readyz")
+    assert (response.status_code, response.json) == (
         500,
         {"error": "Internal server error"},
     )
-    [line] = alone.requests
-    assert line["requestId"] == answer.headers["X-Request-ID"]
-    assert "FileNotFoundError" in line["exception"]
 
 
-def test_a_taken_port_stops_the_start_with_a_sentence(service_url: str) -> None:
+def start_gunicorn(service_url: str, bind: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gunicorn"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **ANY_PORT,
+            "METRICS_BIND": bind,
+            "DATABASE_URL": service_url,
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_port_in_use_prevents_start(service_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         bind = f"127.0.0.1:{server.getsockname()[1]}"
-        process = subprocess.run(
-            [sys.executable, "-m", "gunicorn"],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                **ANY_PORT,
-                "METRICS_BIND": bind,
-                "DATABASE_URL": service_url,
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        process = start_gunicorn(service_url, bind)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    said = process.stderr.splitlines()[-1]
-    assert said.startswith(f"Cannot listen at {bind}: Address already in use")
-    assert said.endswith("or choose another: METRICS_BIND=127.0.0.1:9465")
+    message = errors.splitlines()[-1]
+    assert message.startswith(f"Cannot listen on {bind}: Address already in use")
+    assert message.endswith("set another one, for example METRICS_BIND=127.0.0.1:9465")
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6")
-def test_it_listens_on_ipv6(service_url: str, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    settings = {**ANY_PORT, "METRICS_BIND": "[::1]:0", "DATABASE_URL": service_url}
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn"],
-            cwd=ROOT,
-            env={**os.environ, **settings},
-            stderr=stderr,
-        )
+@pytest.mark.skipif(not socket.has_ipv6, reason="IPv6 is not available")
+def test_ipv6_address_is_supported(service_url: str) -> None:
+    process = start_gunicorn(service_url, "[::1]:0")
+    assert process.stderr is not None
     try:
-        said = re.compile(r"Metrics at (http://\[::1\]:\d+/)metrics")
-        wait_until(lambda: said.search(log.read_text()) is not None)
-        [url] = said.findall(log.read_text())
-        assert requests.get(f"{url}healthz", timeout=60).ok
+        line = next(line for line in process.stderr if "Metrics at" in line)
+        url = line.split()[-1]
+        assert url.startswith("http://[::1]:")
+        assert requests.get(url, timeout=60).ok
     finally:
-        process.terminate()
-        process.wait(60)
-
-
-def test_the_shared_folder_is_memory_and_is_gone_at_the_end(
-    service_url: str, tmp_path: Path
-) -> None:
-    with run_service(tmp_path / "log", DATABASE_URL=service_url) as service:
-        folder = shared_folder(service)
-        wait_until(lambda: any(folder.iterdir()))
-    assert not folder.exists()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)

@@ -42,8 +42,8 @@ class Service:
     port: int
     process: subprocess.Popen[str]
     log: Path
-    # Where metrics and health are; a proxy has none.
-    operations_port: int = 0
+    # 0 for a proxy.
+    metrics_port: int = 0
 
     @property
     def requests(self) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ def run_service(log: Path, **settings: str) -> Iterator[Service]:
         )
     try:
         port = listening_port(process, log)
-        yield Service(port, process, log, operations_port(log))
+        yield Service(port, process, log, metrics_port(log))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -112,7 +112,7 @@ def listening_port(process: subprocess.Popen[str], log: Path) -> int:
     raise RuntimeError(log.read_text())
 
 
-def operations_port(log: Path) -> int:
+def metrics_port(log: Path) -> int:
     """Return the port where it says its metrics are, which it says first."""
     [port] = re.findall(r"Metrics at http://127.0.0.1:(\d+)/metrics", log.read_text())
     return int(port)

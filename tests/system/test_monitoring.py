@@ -93,7 +93,7 @@ def call(service: Service, acme: Organization) -> Callable[[], None]:
 
 def scraped(service: Service) -> str:
     return requests.get(
-        f"http://127.0.0.1:{service.operations_port}/metrics", timeout=10
+        f"http://127.0.0.1:{service.metrics_port}/metrics", timeout=10
     ).text
 
 
@@ -152,9 +152,7 @@ def run_prometheus(service: Service, folder: Path) -> Iterator[Prometheus]:
         "scrape_configs": [
             {
                 "job_name": "bulk-metadata",
-                "static_configs": [
-                    {"targets": [f"127.0.0.1:{service.operations_port}"]}
-                ],
+                "static_configs": [{"targets": [f"127.0.0.1:{service.metrics_port}"]}],
             }
         ],
     }

@@ -106,7 +106,7 @@ def test_the_metrics_table(service: Service) -> None:
     """Each metric with its type and its labels, and no other one."""
     service.request("{}")
     text = requests.get(
-        f"http://127.0.0.1:{service.operations_port}/metrics", timeout=10
+        f"http://127.0.0.1:{service.metrics_port}/metrics", timeout=10
     ).text
     exported = {}
     for family in text_string_to_metric_families(text):
@@ -138,7 +138,7 @@ def test_the_example_of_the_log(service: Service) -> None:
 
 def test_the_health_table(service: Service) -> None:
     for path, _ in table("| ask | answer |"):
-        url = f"http://127.0.0.1:{service.operations_port}{path}"
+        url = f"http://127.0.0.1:{service.metrics_port}{path}"
         assert requests.get(url, timeout=10).status_code == 200
         on_api = service.request(method="GET", path=path).status
         assert on_api == (404 if path == "/metrics" else 200)

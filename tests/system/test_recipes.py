@@ -167,7 +167,7 @@ def test_no_answer_is_repeated_and_the_key_stays_secret(
 def test_what_to_ask_first(run: Run, service: Service) -> None:
     [script] = snippets(README, "When something is wrong")
     assert script.count("127.0.0.1:9464") == 2
-    done = run(script.replace("127.0.0.1:9464", f"127.0.0.1:{service.operations_port}"))
+    done = run(script.replace("127.0.0.1:9464", f"127.0.0.1:{service.metrics_port}"))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert json.loads(lines[0]) == {"status": "ready"}
