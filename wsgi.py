@@ -1,4 +1,4 @@
-"""What gunicorn and ``flask`` load: the application, set up by the environment."""
+"""The WSGI entry point for gunicorn and ``flask``, configured by the environment."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ from app import create_app
 from bulk_metadata.config import ConfigError
 from bulk_metadata.telemetry import access_log
 
-# In gunicorn's own form, since both go to the same place.
+# The format of gunicorn, because both write to standard error.
 logging.basicConfig(
     format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s",
     datefmt="%Y-%m-%d %H:%M:%S %z",

@@ -1,5 +1,4 @@
-"""Whether the process answers, and whether it can do its work: for whoever restarts it,
-and for whoever sends it requests."""
+"""Liveness and readiness endpoints."""
 
 import logging
 import threading
@@ -15,64 +14,63 @@ logger = logging.getLogger(__name__)
 
 blueprint = Blueprint("health", __name__)
 
-# Seconds. Together they make an answer within one: what asks gives up soon after.
-POOL_SECONDS = 0.5
-CHECK_SECONDS = 0.9
+# Seconds. /readyz responds within one second, before health checks time out.
+POOL_TIMEOUT = 0.5
+CHECK_TIMEOUT = 0.9
+
+# SQLSTATEs: undefined table, undefined column, insufficient privilege.
+SCHEMA_ERRORS = ("42P01", "42703", "42501")
 
 
 @blueprint.get("/healthz", provide_automatic_options=False)
 def healthz() -> ResponseReturnValue:
-    """Say that the process answers. The database has no part in that: a restart of the
-    service would not mend it."""
+    """Return 200 from a process that responds. PostgreSQL is not checked, because a
+    restart of the service would not make it available."""
     return {"status": "ok"}
 
 
 @blueprint.get("/readyz", provide_automatic_options=False)
 def readyz() -> ResponseReturnValue:
-    """Say whether a request would find what it needs."""
+    """Return 200 if PostgreSQL can process requests, otherwise 503 and the reason."""
     readiness: Readiness = current_app.extensions["readiness"]
-    if reason := readiness.reason_against():
+    if reason := readiness.check():
         return {"error": reason}, 503
     return {"status": "ready"}
 
 
-# No such table, no such column, no privilege.
-SCHEMA_STATES = ("42P01", "42703", "42501")
-
-
 class Readiness:
-    """Asks the database, one question at a time however many ask us."""
+    """The readiness check. Concurrent requests share one query."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="readiness")
         self._lock = threading.Lock()
-        self._check: Future[str | None] | None = None
+        self._query: Future[str | None] | None = None
 
-    def reason_against(self) -> str | None:
-        """Return within a second why the service is not ready; None if it is."""
+    def check(self) -> str | None:
+        """Return the reason why the service is not ready, or None, within a second."""
         with self._lock:
-            if self._check is None or self._check.done():
-                self._check = self._executor.submit(self._ask)
-            check = self._check
+            if self._query is None or self._query.done():
+                self._query = self._executor.submit(self._run_query)
+            query = self._query
         try:
-            return check.result(CHECK_SECONDS)
+            return query.result(CHECK_TIMEOUT)
         except TimeoutError:
-            return "PostgreSQL does not answer"
+            return "PostgreSQL does not respond"
 
-    def _ask(self) -> str | None:
+    def _run_query(self) -> str | None:
         try:
-            can_write = self._database.run(check_schema, pool_timeout=POOL_SECONDS)
+            is_writable = self._database.run(check_schema, pool_timeout=POOL_TIMEOUT)
         except DatabaseError as error:
             logger.warning("Not ready: %s", error)
-            return sentence(error)
-        return None if can_write else "PostgreSQL only reads"
+            return public_reason(error)
+        return None if is_writable else "PostgreSQL is read-only"
 
 
-def sentence(error: DatabaseError) -> str:
-    """Return what anybody may know of ``error``."""
+def public_reason(error: DatabaseError) -> str:
+    """Return the reason without the details, which are only logged."""
     if isinstance(error, PoolTimeoutError):
         return "All connections are in use"
-    if error.sqlstate in SCHEMA_STATES:
+    if error.sqlstate in SCHEMA_ERRORS:
         return "The schema is missing or out of date: run flask init-db"
     return "PostgreSQL cannot be reached"
