@@ -35,7 +35,7 @@ def wrong_keys(key: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", wrong_keys("tlm_" + "0" * 48))
-def test_a_wrong_key_is_refused(case: str, post: Post, acme: Organization) -> None:
+def test_invalid_key_is_rejected(case: str, post: Post, acme: Organization) -> None:
     acme.insert("SN-1")
     before = acme.rows()
     response = post({"devices": {"SN-1": {}}}, key=wrong_keys(acme.key)[case])
@@ -43,19 +43,19 @@ def test_a_wrong_key_is_refused(case: str, post: Post, acme: Organization) -> No
     assert acme.rows() == before
 
 
-def test_a_missing_key_is_refused(client: FlaskClient, acme: Organization) -> None:
+def test_missing_key_is_rejected(client: FlaskClient, acme: Organization) -> None:
     response = client.post(PATH, data='{"devices": {"SN-1": {}}}')
     assert (response.status_code, response.json) == (401, UNAUTHORIZED)
 
 
-def test_a_key_in_the_query_string_is_no_key(
+def test_key_in_query_string_is_ignored(
     client: FlaskClient, acme: Organization
 ) -> None:
     response = client.post(f"{PATH}?x-api-key={acme.key}", data="{}")
     assert (response.status_code, response.json) == (401, UNAUTHORIZED)
 
 
-def test_a_revoked_key_is_refused_at_once(
+def test_revoked_key_is_rejected_immediately(
     post: Post, acme: Organization, cursor: Cursor
 ) -> None:
     assert post({"devices": {"SN-1": {}}}).status_code == 200
@@ -63,7 +63,7 @@ def test_a_revoked_key_is_refused_at_once(
     assert post({"devices": {"SN-1": {}}}).json == UNAUTHORIZED
 
 
-def test_an_expired_key_is_refused_at_once(
+def test_expired_key_is_rejected_immediately(
     post: Post, acme: Organization, cursor: Cursor
 ) -> None:
     key = acme.create_key(expires_in="1 hour")
@@ -72,7 +72,7 @@ def test_an_expired_key_is_refused_at_once(
     assert post({"devices": {"SN-1": {}}}, key=key).json == UNAUTHORIZED
 
 
-def test_an_organization_may_have_several_keys(post: Post, acme: Organization) -> None:
+def test_organization_can_have_several_keys(post: Post, acme: Organization) -> None:
     acme.insert("SN-1")
     for key in (acme.key, acme.create_key(), acme.create_key(expires_in="90 days")):
         response = post({"devices": {"SN-1": {"key": "works"}}}, key=key)
@@ -82,21 +82,19 @@ def test_an_organization_may_have_several_keys(post: Post, acme: Organization) -
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"{}", b'{"devices": {}}', b"\xff", b"x" * 11_000_000]
 )
-def test_nobody_without_a_key_learns_anything_about_the_body(
-    body: bytes, post: Post
-) -> None:
+def test_authentication_precedes_body_validation(body: bytes, post: Post) -> None:
     response = post(body, key=UNKNOWN)
     assert (response.status_code, response.json) == (401, UNAUTHORIZED)
 
 
-def test_only_the_digest_of_a_key_is_stored(acme: Organization, cursor: Cursor) -> None:
+def test_only_digest_of_key_is_stored(acme: Organization, cursor: Cursor) -> None:
     cursor.execute("SELECT row_to_json(api_keys)::text FROM api_keys")
     [[stored]] = cursor.fetchall()
     assert acme.key not in stored
     assert acme.key.encode().hex() not in stored
 
 
-def test_a_malformed_key_is_refused_without_the_database() -> None:
+def test_malformed_key_is_rejected_without_database() -> None:
     app: Flask = create_app(Config(database_url="postgresql://127.0.0.1:1/down"))
     client = app.test_client()
     malformed = client.post(PATH, headers={"x-api-key": "tlm_mistyped"})

@@ -13,7 +13,7 @@ POLICY = (
 )
 
 
-def test_the_description_is_the_file(client: FlaskClient) -> None:
+def test_openapi_json_is_served(client: FlaskClient) -> None:
     with client.get("/openapi.json") as response:
         assert response.mimetype == "application/json"
         assert (
@@ -35,7 +35,9 @@ def test_the_description_is_the_file(client: FlaskClient) -> None:
         ("/openapi.json", "application/json"),
     ],
 )
-def test_all_of_it_is_strict(client: FlaskClient, path: str, mimetype: str) -> None:
+def test_documentation_has_strict_headers(
+    client: FlaskClient, path: str, mimetype: str
+) -> None:
     with client.get(path) as response:
         assert response.status_code == 200
         assert response.mimetype == mimetype
@@ -57,13 +59,15 @@ def test_all_of_it_is_strict(client: FlaskClient, path: str, mimetype: str) -> N
         "/docs/../../app.py",
     ],
 )
-def test_nothing_else_is_served(client: FlaskClient, path: str) -> None:
+def test_other_documentation_paths_are_not_found(
+    client: FlaskClient, path: str
+) -> None:
     response = client.get(path)
     assert (response.status_code, response.json) == (404, {"error": "Not Found"})
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/page.js", "/openapi.json"])
-def test_another_method_is_refused(client: FlaskClient, path: str) -> None:
+def test_documentation_is_read_only(client: FlaskClient, path: str) -> None:
     response = client.post(path)
     assert response.status_code == 405
     assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD"}

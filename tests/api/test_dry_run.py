@@ -99,7 +99,7 @@ REFUSED_QUERIES |= {
         "dryRun=true&x=%FF&é",
     ],
 )
-def test_what_asks_for_a_dry_run(query: str) -> None:
+def test_dry_run_parameter_is_recognized(query: str) -> None:
     assert is_dry_run(query.encode())
 
 
@@ -107,7 +107,9 @@ def test_what_asks_for_a_dry_run(query: str) -> None:
     "query",
     ["", "dryRun=false", "%64ryRun=f%61lse", "x=dryRun", "dry=true", "&=&", "é"],
 )
-def test_what_asks_for_none(query: str, post: Post, acme: Organization) -> None:
+def test_other_queries_request_no_dry_run(
+    query: str, post: Post, acme: Organization
+) -> None:
     acme.insert("SN-1")
     response = post(DEVICES, query=query)
     assert response.status_code == 200
@@ -116,7 +118,7 @@ def test_what_asks_for_none(query: str, post: Post, acme: Organization) -> None:
 
 
 @pytest.mark.parametrize("query", REFUSED_QUERIES, ids=lambda query: query[:30])
-def test_what_is_not_clear_is_refused(
+def test_unclear_dry_run_parameter_is_rejected(
     query: str, post: Post, acme: Organization
 ) -> None:
     acme.insert("SN-1")
@@ -137,7 +139,7 @@ NO_URL = {
 
 
 @pytest.mark.parametrize("query", NO_URL, ids=repr)
-def test_bytes_that_no_url_may_have_are_refused(
+def test_query_with_raw_bytes_is_rejected(
     query: bytes, service: Service, acme: Organization
 ) -> None:
     """By gunicorn; and if another server lets them through, by ourselves."""
@@ -156,13 +158,13 @@ def test_bytes_that_no_url_may_have_are_refused(
     assert (refusal.value.status, refusal.value.message) == (400, NO_URL[query])
 
 
-def test_who_has_no_key_learns_nothing_of_it(client: FlaskClient) -> None:
+def test_authentication_precedes_dry_run_parameter(client: FlaskClient) -> None:
     response = client.post(PATH, query_string="dry_run=true")
     assert response.status_code == 401
     assert response.json == {"error": "Invalid or missing API key"}
 
 
-def test_it_is_looked_at_before_the_body(post: Post) -> None:
+def test_dry_run_parameter_precedes_body_validation(post: Post) -> None:
     for body in ("{", " " * 10_485_761):
         response = post(body, query="dryRun=yes")
         assert response.json == {"error": 'dryRun must be true or false, not "yes"'}
@@ -170,7 +172,7 @@ def test_it_is_looked_at_before_the_body(post: Post) -> None:
     assert response.status_code == 413
 
 
-def test_the_answer_is_that_of_the_plain_call(
+def test_dry_run_response_matches_real_request(
     post: Post, acme: Organization, globex: Organization
 ) -> None:
     acme.insert("SN-1", "SN-2")
@@ -194,13 +196,13 @@ def test_the_answer_is_that_of_the_plain_call(
     }
 
 
-def test_devices_that_cannot_exist_are_not_found(post: Post) -> None:
+def test_dry_run_of_impossible_identifiers(post: Post) -> None:
     response = post({"devices": {"": {}, "\0": {}}}, query=DRY_RUN)
     assert response.json is not None
     assert (response.json["dryRun"], response.json["notFound"]) == (True, 2)
 
 
-def test_nothing_is_written(
+def test_dry_run_writes_nothing(
     post: Post, acme: Organization, globex: Organization, cursor: Cursor
 ) -> None:
     """Not a byte of a row, of any table, and none is written anew."""
@@ -219,7 +221,7 @@ def test_nothing_is_written(
 
 
 @pytest.mark.parametrize("case", REFUSED_BODIES)
-def test_what_the_plain_call_refuses_is_refused(
+def test_dry_run_rejects_invalid_body(
     case: str, post: Post, acme: Organization
 ) -> None:
     acme.insert("SN-1")
@@ -230,7 +232,7 @@ def test_what_the_plain_call_refuses_is_refused(
     assert acme.rows() == before
 
 
-def test_dry_runs_and_calls_at_once_do_not_mix(
+def test_concurrent_dry_runs_and_requests_do_not_mix(
     service: Service, acme: Organization
 ) -> None:
     """Over the same devices, in opposite orders: what is stored comes from one call,
@@ -257,7 +259,7 @@ def test_dry_runs_and_calls_at_once_do_not_mix(
     assert json.loads(stored)["dryRun"] is False
 
 
-def test_the_log_says_so(service: Service, acme: Organization) -> None:
+def test_access_log_shows_dry_run(service: Service, acme: Organization) -> None:
     acme.insert("SN-1")
     headers = {"x-api-key": acme.key}
     for request_id, query, body in (
@@ -278,7 +280,7 @@ def test_the_log_says_so(service: Service, acme: Organization) -> None:
     assert "dryRun" not in lines["neither"]
 
 
-def test_the_log_says_so_to_a_person(post: Post, acme: Organization) -> None:
+def test_terminal_log_shows_dry_run(post: Post, acme: Organization) -> None:
     acme.insert("SN-1")
     shown = io.StringIO()
     handler = logging.StreamHandler(shown)
@@ -312,9 +314,7 @@ def counted() -> dict[str, float]:
     }
 
 
-def test_the_metrics_count_the_request_and_no_device(
-    post: Post, acme: Organization
-) -> None:
+def test_metrics_count_dry_run_without_devices(post: Post, acme: Organization) -> None:
     def more(call: Callable[[], object]) -> dict[str, float]:
         before = counted()
         call()

@@ -23,25 +23,25 @@ from tests.support.service import PATH
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_another_path_is_not_found(method: str, path: str, client: FlaskClient) -> None:
+def test_unknown_path_is_not_found(method: str, path: str, client: FlaskClient) -> None:
     response = client.open(path, method=method)
     assert (response.status_code, response.json) == (404, {"error": "Not Found"})
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "X"])
-def test_another_method_is_not_allowed(method: str, client: FlaskClient) -> None:
+def test_other_method_is_not_allowed(method: str, client: FlaskClient) -> None:
     response = client.open(PATH, method=method)
     assert response.status_code == 405
     assert response.json == {"error": "Method Not Allowed"}
     assert response.headers["Allow"] == "POST"
 
 
-def test_head_is_not_allowed_either(client: FlaskClient) -> None:
+def test_head_is_not_allowed(client: FlaskClient) -> None:
     response = client.head(PATH)
     assert (response.status_code, response.headers["Allow"]) == (405, "POST")
 
 
-def test_a_fault_is_logged_and_never_sent(
+def test_failure_is_logged_but_not_sent(
     post: Post, acme: Organization, cursor: Cursor, caplog: pytest.LogCaptureFixture
 ) -> None:
     acme.insert("SN-1")

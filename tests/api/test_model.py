@@ -137,7 +137,7 @@ def expected(devices: Model, ids: dict[str, str], entries: Any) -> tuple[int, An
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(calls=CALLS)
-def test_any_sequence_of_calls_leaves_what_a_dictionary_would(
+def test_requests_match_dictionary_model(
     calls: list[Any], client: FlaskClient, cursor: Cursor
 ) -> None:
     organizations = {
@@ -165,5 +165,5 @@ def test_any_sequence_of_calls_leaves_what_a_dictionary_would(
 
 
 @pytest.mark.parametrize("text", ['{"a": 1e309}', '{"a": {"\\u0000": 1}}'])
-def test_the_model_knows_what_is_refused(text: str) -> None:
+def test_model_detects_violations(text: str) -> None:
     assert reason_against(text)

@@ -19,7 +19,7 @@ from tests.support.service import PATH
 NO_DEVICE = {"deviceId": "", "status": "not_found"}
 
 
-def test_the_published_example(post: Post, acme: Organization) -> None:
+def test_published_example(post: Post, acme: Organization) -> None:
     acme.insert("SN-A100", "SN-B200")
     response = post(
         """{"devices": {
@@ -72,7 +72,7 @@ def test_metadata_is_replaced_not_merged(post: Post, acme: Organization) -> None
     assert acme.metadata() == {"SN-1": {"nested": {"b": 2}}, "SN-2": {}}
 
 
-def test_no_device_is_ever_created(post: Post, acme: Organization) -> None:
+def test_no_device_is_created(post: Post, acme: Organization) -> None:
     response = post({"devices": {"SN-1": {}, "SN-2": {}}})
     assert response.json == {
         "success": True,
@@ -86,7 +86,7 @@ def test_no_device_is_ever_created(post: Post, acme: Organization) -> None:
     assert acme.rows() == []
 
 
-def test_only_the_devices_named_are_touched(post: Post, acme: Organization) -> None:
+def test_other_devices_are_unchanged(post: Post, acme: Organization) -> None:
     acme.insert("SN-1", "SN-2", "SN-3", metadata={"a": 1})
     before = acme.rows()
     # Equal metadata counts as an update, too.
@@ -96,7 +96,7 @@ def test_only_the_devices_named_are_touched(post: Post, acme: Organization) -> N
     assert acme.updated() == {"SN-2"}
 
 
-def test_updated_at_never_goes_back(
+def test_updated_at_never_decreases(
     acme: Organization, config: Config, owner_url: str
 ) -> None:
     """A call that waited for a lock writes no earlier time than those it let pass."""
@@ -139,7 +139,7 @@ def wait_until_locked(cursor: Cursor) -> None:
     raise AssertionError("it never waited")
 
 
-def test_created_at_and_id_stay(post: Post, acme: Organization) -> None:
+def test_created_at_and_id_are_unchanged(post: Post, acme: Organization) -> None:
     acme.insert("SN-1")
     select = "SELECT organization_id, id, identifier, created_at FROM devices"
     acme.cursor.execute(select)
@@ -149,7 +149,7 @@ def test_created_at_and_id_stay(post: Post, acme: Organization) -> None:
     assert acme.cursor.fetchall() == before
 
 
-def test_results_follow_the_order_of_the_body(post: Post, acme: Organization) -> None:
+def test_results_have_body_order(post: Post, acme: Organization) -> None:
     keys = ["b", "10", "9", "a", "2", "1", "é", "Z", "01", "-1"]
     acme.insert(*keys[::2])
     response = post({"devices": {key: {} for key in keys}})
@@ -174,9 +174,7 @@ def test_keys_equal_after_trimming_are_one_device(
 
 
 @pytest.mark.parametrize("first", ['{"SN-1": {"a": 1}}', '{"SN-2": 1}', "[1]", "null"])
-def test_the_last_devices_member_wins(
-    first: str, post: Post, acme: Organization
-) -> None:
+def test_last_devices_member_wins(first: str, post: Post, acme: Organization) -> None:
     """Whatever the first one is."""
     acme.insert("SN-1", "SN-2")
     response = post(f'{{"devices": {first}, "devices": {{"SN-2": {{"a": 2}}}}}}')
@@ -184,7 +182,7 @@ def test_the_last_devices_member_wins(
     assert acme.metadata() == {"SN-1": {}, "SN-2": {"a": 2}}
 
 
-def test_1000_identifiers_may_all_be_one_device(post: Post, acme: Organization) -> None:
+def test_1000_keys_can_be_one_device(post: Post, acme: Organization) -> None:
     acme.insert("SN-1")
     response = post(
         {"devices": {" " * number + "SN-1": {"a": number} for number in range(1000)}}
@@ -198,9 +196,7 @@ def test_1000_identifiers_may_all_be_one_device(post: Post, acme: Organization) 
 WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x110000))))
 
 
-def test_identifiers_are_trimmed_of_all_white_space(
-    post: Post, acme: Organization
-) -> None:
+def test_identifiers_are_trimmed_of_white_space(post: Post, acme: Organization) -> None:
     acme.insert("SN 1")
     response = post({"devices": {f"{WHITE_SPACE}SN 1{WHITE_SPACE}": {"a": 1}}})
     assert response.json is not None
@@ -209,7 +205,7 @@ def test_identifiers_are_trimmed_of_all_white_space(
 
 
 @pytest.mark.parametrize("identifier", ["", " ", WHITE_SPACE, "\0", "SN-1\0", "\0SN-1"])
-def test_an_identifier_that_no_device_can_have_is_not_found(
+def test_impossible_identifier_is_not_found(
     identifier: str, post: Post, acme: Organization
 ) -> None:
     acme.insert("SN-1")
@@ -223,9 +219,7 @@ def test_an_identifier_that_no_device_can_have_is_not_found(
     assert acme.metadata() == {"SN-1": {"b": 2}}
 
 
-def test_identifiers_that_no_device_can_have_alone(
-    post: Post, acme: Organization
-) -> None:
+def test_body_of_impossible_identifiers(post: Post, acme: Organization) -> None:
     response = post({"devices": {"": {}, "\0": {}}})
     assert response.json is not None
     assert (response.json["updated"], response.json["notFound"]) == (0, 2)
@@ -265,9 +259,7 @@ STRANGE = [
 ]
 
 
-def test_strange_identifiers_and_values_are_stored_verbatim(
-    post: Post, acme: Organization
-) -> None:
+def test_special_characters_are_stored_verbatim(post: Post, acme: Organization) -> None:
     acme.insert(*STRANGE)
     sent = {
         text: {"value": text, text: [text, {text: text}], "number": number}
@@ -290,13 +282,13 @@ def test_matching_is_exact(post: Post, acme: Organization) -> None:
     assert acme.updated() == set()
 
 
-def test_an_identifier_of_1_mb_is_not_found(post: Post, acme: Organization) -> None:
+def test_identifier_of_1_mb_is_not_found(post: Post, acme: Organization) -> None:
     response = post({"devices": {"x" * 1_000_000: {}}})
     assert response.json is not None
     assert response.json["notFound"] == 1
 
 
-def test_what_jsonb_makes_of_what_is_sent(post: Post, acme: Organization) -> None:
+def test_metadata_is_normalized_by_jsonb(post: Post, acme: Organization) -> None:
     acme.insert("SN-1")
     post('{"devices": {"SN-1": {"b": 1, "a": 1E2, "b": 2, "é": 1.10, "": null}}}')
     assert acme.texts() == {"SN-1": '{"": null, "a": 100, "b": 2, "é": 1.10}'}
@@ -334,7 +326,7 @@ def test_1000_devices_are_updated_by_one_statement(
     assert acme.metadata() == sent
 
 
-def test_a_call_is_safe_to_repeat(post: Post, acme: Organization) -> None:
+def test_request_is_safe_to_repeat(post: Post, acme: Organization) -> None:
     acme.insert("SN-1")
     body = {"devices": {"SN-1": {"a": 1}, "SN-2": {}}}
     first, second = post(body), post(body)
@@ -342,7 +334,7 @@ def test_a_call_is_safe_to_repeat(post: Post, acme: Organization) -> None:
     assert acme.metadata() == {"SN-1": {"a": 1}}
 
 
-def test_another_organization_cannot_be_told_from_nobody(
+def test_device_of_other_organization_is_not_found(
     post: Post, acme: Organization, globex: Organization
 ) -> None:
     acme.insert("SN-1", "SN-2", metadata={"owner": "Acme"})
@@ -361,7 +353,7 @@ def test_another_organization_cannot_be_told_from_nobody(
     assert globex.metadata() == {"SN-1": {"a": 1}, "SN-3": {"a": 3}}
 
 
-def test_calls_at_once_do_not_mix_or_fail(
+def test_concurrent_requests_do_not_mix_or_fail(
     client: FlaskClient, acme: Organization
 ) -> None:
     """Overlapping batches in opposite orders: for each device one call wins whole, and

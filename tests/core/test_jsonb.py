@@ -26,7 +26,7 @@ FRACTION = st.one_of(st.integers(0, 9), st.integers(16_000, 16_800))
 @example(whole=1, fraction=16_384, exponent=0, sign=" ")
 @example(whole=1, fraction=16_075, exponent=-308, sign=" ")
 @example(whole=1, fraction=16_076, exponent=-308, sign=" ")
-def test_a_number_is_refused_exactly_when_postgresql_refuses_it(
+def test_number_limits_match_postgresql(
     whole: int, fraction: int, exponent: int, sign: str, connection: Connection
 ) -> None:
     number = "7" * whole
@@ -56,7 +56,7 @@ TEXTS = st.lists(
 
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(name=TEXTS, text=TEXTS, ascii_only=st.booleans())
-def test_what_stands_in_a_string_is_never_taken_for_something_else(
+def test_strings_are_not_taken_for_numbers(
     name: str, text: str, ascii_only: bool, connection: Connection
 ) -> None:
     document = json.dumps({name: [text]}, ensure_ascii=ascii_only).encode()
@@ -71,7 +71,7 @@ def test_what_stands_in_a_string_is_never_taken_for_something_else(
             assert cursor.fetchall() == [({name: [text]},)]
 
 
-def test_what_devices_send_is_not_suspected() -> None:
+def test_common_metadata_passes_fast_check() -> None:
     """What has e and digits in it, like a UUID, is not looked at twice."""
     text = (
         "0e123456-7e89-4e00-9e99-1e2345678901",
@@ -82,7 +82,7 @@ def test_what_devices_send_is_not_suspected() -> None:
     assert not may_violate(json.dumps({"a": text, "b": 1e30, "c": 0}).encode())
 
 
-def test_megabytes_are_judged_without_a_stack_of_them() -> None:
+def test_long_string_needs_no_backtracking_memory() -> None:
     """A pattern that could backtrack into a long string would need gigabytes."""
     text = b'\\"\\\\' * 2_000_000 + b"1e999" + b"x" * 2_000_000
     document = b'{"a": "' + text + b'"}'

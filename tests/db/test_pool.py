@@ -47,17 +47,15 @@ def other(owner_url: str) -> Iterator[Connection]:
     connection.close()
 
 
-def test_a_connection_is_used_again(database: Database) -> None:
+def test_connection_is_reused(database: Database) -> None:
     assert database.run(backend_pid) == database.run(backend_pid)
 
 
-def test_nothing_is_connected_before_the_first_query(config: Config) -> None:
+def test_pool_connects_on_first_query(config: Config) -> None:
     create_app(replace(config, database_url="postgresql://127.0.0.1:1/down"))
 
 
-def test_a_connection_that_died_in_the_pool_is_replaced(
-    database: Database, cursor: Cursor
-) -> None:
+def test_broken_idle_connection_is_replaced(database: Database, cursor: Cursor) -> None:
     with ThreadPoolExecutor(2) as executor:
         list(executor.map(database.run, [backend_pid] * 10))
     cursor.execute(KILL)
@@ -65,7 +63,7 @@ def test_a_connection_that_died_in_the_pool_is_replaced(
         database.run(backend_pid)
 
 
-def test_no_call_fails_when_the_server_drops_idle_connections(
+def test_terminated_idle_sessions_fail_no_request(
     post: Post, acme: Organization, cursor: Cursor
 ) -> None:
     for _ in range(4):
@@ -73,7 +71,7 @@ def test_no_call_fails_when_the_server_drops_idle_connections(
         cursor.execute(KILL)
 
 
-def test_a_connection_that_dies_twice_is_given_up(database: Database) -> None:
+def test_query_fails_after_two_broken_connections(database: Database) -> None:
     def die(cursor: Cursor) -> None:
         deaths.append(cursor.connection.info.backend_pid)
         cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -87,7 +85,7 @@ def test_a_connection_that_dies_twice_is_given_up(database: Database) -> None:
     database.run(backend_pid)
 
 
-def test_a_connection_that_breaks_in_silence_is_replaced(database: Database) -> None:
+def test_silently_broken_connection_is_replaced(database: Database) -> None:
     """As when the server crashes: psycopg2 does not notice at the first error."""
 
     def hang_up(cursor: Cursor) -> str:
@@ -106,7 +104,7 @@ def test_a_connection_that_breaks_in_silence_is_replaced(database: Database) -> 
     assert retries("connection") == before + 1
 
 
-def test_a_connection_to_a_server_that_only_reads_is_given_up(
+def test_connection_to_read_only_server_is_closed(
     database: Database, cursor: Cursor
 ) -> None:
     """Another host of DATABASE_URL may write, or the same one again."""
@@ -122,7 +120,7 @@ def test_a_connection_to_a_server_that_only_reads_is_given_up(
     assert database.run(backend_pid) != first
 
 
-def test_an_answer_that_never_comes_is_given_up(
+def test_missing_response_times_out(
     config: Config, cursor: Cursor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A server that is frozen keeps none of its own limits."""
@@ -141,7 +139,7 @@ def test_an_answer_that_never_comes_is_given_up(
     cursor.execute(KILL)
 
 
-def test_nothing_is_tried_again_when_time_is_up(config: Config) -> None:
+def test_no_retry_after_timeout(config: Config) -> None:
     database = Database(replace(config, lock_timeout=1, statement_timeout=2))
 
     def meet(cursor: Cursor) -> None:
@@ -178,7 +176,7 @@ def retries(cause: str) -> float:
 @pytest.mark.parametrize(
     ("state", "cause"), [("40P01", "deadlock"), ("40001", "serialization")]
 )
-def test_a_conflict_is_tried_again(state: str, cause: str, database: Database) -> None:
+def test_conflict_is_retried(state: str, cause: str, database: Database) -> None:
     before = retries(cause)
     context.begin("POST", PATH, None)
     assert database.run(conflict(state, times=5)) == "done"
@@ -188,12 +186,12 @@ def test_a_conflict_is_tried_again(state: str, cause: str, database: Database) -
         database.run(conflict(state, times=6))
 
 
-def test_another_error_is_not_tried_again(database: Database) -> None:
+def test_other_error_is_not_retried(database: Database) -> None:
     with pytest.raises(DatabaseError, match="23505"):
         database.run(conflict("23505", times=1))
 
 
-def test_a_statement_over_its_limit_is_stopped(config: Config) -> None:
+def test_slow_statement_is_canceled(config: Config) -> None:
     database = Database(replace(config, lock_timeout=1, statement_timeout=2))
     with pytest.raises(DatabaseError, match="57014: canceling statement due to st"):
         database.run(lambda cursor: cursor.execute("SELECT pg_sleep(20)"))
@@ -215,7 +213,7 @@ def call(config: Config, acme: Organization) -> tuple[int, object]:
 FAILURE = (500, {"error": "Internal server error"})
 
 
-def test_a_row_locked_too_long_fails_the_call_and_leaves_no_residue(
+def test_locked_row_times_out_without_residue(
     config: Config,
     acme: Organization,
     other: Connection,
@@ -233,7 +231,7 @@ def test_a_row_locked_too_long_fails_the_call_and_leaves_no_residue(
     assert call(config, acme)[0] == 200
 
 
-def test_a_pool_in_use_makes_a_call_wait_a_bounded_time(config: Config) -> None:
+def test_exhausted_pool_times_out(config: Config) -> None:
     database = Database(replace(config, pool_size=1, pool_timeout=1))
 
     def hold(cursor: Cursor) -> None:
@@ -244,7 +242,7 @@ def test_a_pool_in_use_makes_a_call_wait_a_bounded_time(config: Config) -> None:
     database.run(backend_pid)
 
 
-def test_a_database_that_is_down_fails_the_call(
+def test_request_fails_if_database_is_down(
     config: Config, acme: Organization, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
@@ -254,7 +252,7 @@ def test_a_database_that_is_down_fails_the_call(
 
 
 @DIRECT_ONLY
-def test_the_urls_own_settings_are_kept(config: Config) -> None:
+def test_settings_of_url_are_kept(config: Config) -> None:
     url = make_dsn(
         config.database_url,
         application_name="ops",

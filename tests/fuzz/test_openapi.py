@@ -31,12 +31,12 @@ def contents() -> list[dict[str, Any]]:
     return [body["content"]["application/json"] for body in bodies]
 
 
-def test_it_is_valid_openapi() -> None:
+def test_openapi_description_is_valid() -> None:
     assert DESCRIPTION["openapi"].startswith("3.1.")
     SCHEMA.validate()
 
 
-def test_its_examples_follow_its_schemas() -> None:
+def test_openapi_examples_match_schemas() -> None:
     for content in contents():
         # References lead into the components, so the whole comes along.
         schema = {**content["schema"], "components": DESCRIPTION["components"]}
@@ -45,7 +45,7 @@ def test_its_examples_follow_its_schemas() -> None:
             validator.validate(example["value"])
 
 
-def test_its_sentences_are_those_of_the_readme() -> None:
+def test_openapi_messages_match_readme() -> None:
     sentences = {
         example["value"]["error"]: int(status)
         for status, response in OPERATION["responses"].items()
@@ -81,7 +81,7 @@ def is_excused(response: Response) -> bool:
 
 @SCHEMA.parametrize()
 @fuzz
-def test_generated_calls(
+def test_generated_requests_match_openapi(
     case: Case[Any], service: Service, acme: Organization, globex: Organization
 ) -> None:
     """Valid calls and invalid ones, with every check that schemathesis has.

@@ -19,24 +19,24 @@ from bulk_metadata.db.schema import apply_schema
 
 # The contract's tests, run once more with the fixtures of this module.
 from tests.api.test_authentication import (  # noqa: F401
-    test_a_revoked_key_is_refused_at_once,
-    test_a_wrong_key_is_refused,
-    test_an_expired_key_is_refused_at_once,
-    test_nobody_without_a_key_learns_anything_about_the_body,
+    test_authentication_precedes_body_validation,
+    test_expired_key_is_rejected_immediately,
+    test_invalid_key_is_rejected,
+    test_revoked_key_is_rejected_immediately,
 )
 from tests.api.test_update import (  # noqa: F401
-    test_1000_identifiers_may_all_be_one_device,
-    test_a_call_is_safe_to_repeat,
-    test_another_organization_cannot_be_told_from_nobody,
-    test_identifiers_are_trimmed_of_all_white_space,
+    test_1000_keys_can_be_one_device,
+    test_device_of_other_organization_is_not_found,
+    test_identifiers_are_trimmed_of_white_space,
     test_keys_equal_after_trimming_are_one_device,
     test_matching_is_exact,
+    test_metadata_is_normalized_by_jsonb,
     test_metadata_is_replaced_not_merged,
-    test_no_device_is_ever_created,
-    test_results_follow_the_order_of_the_body,
-    test_strange_identifiers_and_values_are_stored_verbatim,
-    test_the_published_example,
-    test_what_jsonb_makes_of_what_is_sent,
+    test_no_device_is_created,
+    test_published_example,
+    test_request_is_safe_to_repeat,
+    test_results_have_body_order,
+    test_special_characters_are_stored_verbatim,
 )
 from tests.conftest import Organization, Post, connect
 from tests.db.test_schema import Recorder

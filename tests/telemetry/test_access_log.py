@@ -23,7 +23,7 @@ def lines(service: Service, request_id: str) -> list[dict[str, Any]]:
     return [line for line in service.requests if line["requestId"] == request_id]
 
 
-def test_a_call_leaves_a_line(service: Service, acme: Organization) -> None:
+def test_request_is_logged(service: Service, acme: Organization) -> None:
     acme.insert("SN-1", "SN-2")
     body = '{"devices": {"SN-1": {"a": "private"}, "SN-2": {}, "SN-3": {}}}'
     headers = {"x-api-key": acme.key, "X-Request-ID": "night job, 1st try"}
@@ -53,9 +53,7 @@ def test_a_call_leaves_a_line(service: Service, acme: Organization) -> None:
     }
 
 
-def test_a_refused_call_leaves_what_is_known_of_it(
-    service: Service, acme: Organization
-) -> None:
+def test_rejected_request_is_logged(service: Service, acme: Organization) -> None:
     service.request("{}", {"X-Request-ID": "no key"})
     service.request("{}", {"x-api-key": acme.key, "X-Request-ID": "no devices"})
     service.request(path="/elsewhere", headers={"X-Request-ID": "no endpoint"})
@@ -71,16 +69,14 @@ def test_a_refused_call_leaves_what_is_known_of_it(
     }
 
 
-def test_what_is_not_even_http_leaves_a_line(service: Service) -> None:
+def test_malformed_http_is_logged(service: Service) -> None:
     raw = service.send(b"GET / HTTP/9\r\n\r\n")
     [request_id] = re.findall(rb"X-Request-ID: ([0-9a-f]{32})\r\n", raw)
     [line] = lines(service, request_id.decode())
     assert (line["status"], line["level"]) == (400, "info")
 
 
-def test_neither_keys_nor_metadata_are_logged(
-    service: Service, acme: Organization
-) -> None:
+def test_keys_and_metadata_are_not_logged(service: Service, acme: Organization) -> None:
     acme.insert("SN-1")
     for key in (acme.key, acme.key[:-1]):
         headers = {"x-api-key": key, "X-Request-ID": f"for {key}"}
@@ -94,7 +90,7 @@ def test_neither_keys_nor_metadata_are_logged(
         assert acme.key[4:-1] not in text
 
 
-def test_a_failed_call_leaves_its_exception(
+def test_traceback_of_failure_is_logged(
     tmp_path: Path, service_url: str, acme: Organization
 ) -> None:
     down = "postgresql://127.0.0.1:1/down"
@@ -109,13 +105,13 @@ def test_a_failed_call_leaves_its_exception(
 
 
 @pytest.mark.parametrize("request_id", ["1", "a b", "~" * 128, "{}\"\\'%s"])
-def test_a_sane_request_id_is_kept(client: FlaskClient, request_id: str) -> None:
+def test_valid_request_id_is_kept(client: FlaskClient, request_id: str) -> None:
     response = client.post(PATH, headers={"X-Request-ID": request_id})
     assert response.headers["X-Request-ID"] == request_id
 
 
 @pytest.mark.parametrize("request_id", ["", "~" * 129, "\xe9", "a\tb", "tlm_0123"])
-def test_another_one_is_replaced(client: FlaskClient, request_id: str) -> None:
+def test_invalid_request_id_is_replaced(client: FlaskClient, request_id: str) -> None:
     answers = [
         client.post(PATH, headers={"X-Request-ID": request_id}),
         client.post(PATH, headers={"X-Request-ID": request_id}),
@@ -147,7 +143,7 @@ def terminal() -> Iterator[Terminal]:
     logger.propagate = True
 
 
-def test_on_a_terminal_it_is_text(
+def test_terminal_log_is_text(
     terminal: Terminal,
     client: FlaskClient,
     config: Config,
