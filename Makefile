@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults containers fuzz torture bench bench-quick bench-push picture check lint format types coverage clean
+.PHONY: help install run test faults containers fuzz torture bench bench-quick bench-push screenshot check lint format types coverage clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -55,17 +55,17 @@ fuzz: .venv/installed ## Send the service generated requests, for half an hour
 torture: .venv/installed ## Break everything at random for ten minutes, and look for losses
 	@TORTURE_SECONDS=$${TORTURE_SECONDS:-600} $(BIN)/pytest -s tests/faults/test_stress.py
 
-bench: .venv/installed-benchmarks ## Measure everything, for a quarter of an hour; writes benchmarks/RESULTS.md
+bench: .venv/installed-benchmarks ## Run the benchmark (15 min) and write benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks
 
-bench-quick: .venv/installed-benchmarks ## Measure the essentials, in under two minutes
+bench-quick: .venv/installed-benchmarks ## Run a short benchmark (2 min)
 	@$(BIN)/python -m benchmarks --effort quick .data/benchmarks
 
-bench-push: .venv/installed-benchmarks ## Push a fleet of a million from a file, for two minutes
+bench-push: .venv/installed-benchmarks ## Measure the upload of a million devices (2 min)
 	@$(BIN)/python -m benchmarks.push
 
-picture: .venv/installed-benchmarks ## Push a fleet and draw the terminal; writes docs/push.svg
-	@$(BIN)/python -m benchmarks.picture
+screenshot: .venv/installed-benchmarks ## Create docs/push.svg, a screenshot of an upload
+	@$(BIN)/python -m benchmarks.screenshot
 
 check: lint types coverage ## Run everything that must be right before a commit
 
@@ -87,5 +87,5 @@ coverage: .venv/installed-benchmarks .venv/installed-browser ## Run the tests an
 	@$(BIN)/coverage report
 
 clean: ## Remove what the other commands made, the demo's data included
-	@rm -rf build *.egg-info .venv .venv-peers benchmarks/peers/*/node_modules .data .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build *.egg-info .venv .venv-alternatives benchmarks/alternatives/*/node_modules .data .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

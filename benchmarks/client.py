@@ -1,28 +1,28 @@
-"""A client as light as can be, so that what is measured is the server."""
+"""An HTTP client with little overhead, so that the measured time is the server's."""
 
 import re
 import socket
 from types import TracebackType
 
-from tests.support.service import PATH
+from bulk_metadata.core.limits import ENDPOINT
 
-# Where an answer says how many devices it updated, however it is spaced.
+# The number of updated devices in a response, with or without spaces.
 UPDATED = re.compile(rb'"updated": ?(\d+)')
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
-class Refused(Exception):
-    """The answer was not 200 with a length; the message is its head."""
+class ResponseError(Exception):
+    """A response other than 200 with a length. The message is the response head."""
 
 
 class Client:
-    """A connection that is kept, for one call after another."""
+    """A keep-alive connection that sends one request after another."""
 
     def __init__(self, port: int, key: str) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._head = (
-            f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nx-api-key: {key}\r\n"
+            f"POST {ENDPOINT} HTTP/1.1\r\nHost: 127.0.0.1\r\nx-api-key: {key}\r\n"
             "Content-Type: application/json\r\nContent-Length: "
         ).encode()
 
@@ -37,11 +37,11 @@ class Client:
     ) -> None:
         self._socket.close()
 
-    def call(self, body: bytes) -> int:
-        """Send a request and return how many devices its answer says were updated.
+    def send(self, body: bytes) -> int:
+        """Send a request and return the number of devices that it updated.
 
-        Raises Refused for an answer other than 200, and OSError if there is none; after
-        either the connection is of no more use.
+        Raises ResponseError for a status other than 200, and OSError if there is no
+        response. The connection cannot be used after an error.
         """
         self._socket.sendall(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
         received = bytearray()
@@ -50,14 +50,14 @@ class Client:
         head = bytes(received[:end])
         length = CONTENT_LENGTH.search(head)
         if b" 200 " not in head.partition(b"\r\n")[0] or length is None:
-            raise Refused(head.decode())
+            raise ResponseError(head.decode())
         while len(received) < end + 4 + int(length[1]):
             received += self._receive()
         updated = UPDATED.search(received, end)
         return int(updated[1]) if updated else 0
 
     def _receive(self) -> bytes:
-        piece = self._socket.recv(1 << 20)
-        if not piece:
+        data = self._socket.recv(1 << 20)
+        if not data:
             raise ConnectionError("The server closed the connection.")
-        return piece
+        return data

@@ -1,5 +1,3 @@
-"""The benchmark runs, measures what it says, and stops when there is nothing to."""
-
 import json
 import os
 import re
@@ -10,248 +8,229 @@ from pathlib import Path
 
 import pytest
 from click import ClickException
+from psycopg2.extensions import cursor as Cursor
 
-from benchmarks import comparison, peers, push
-from benchmarks.client import Client, Refused
-from benchmarks.fleet import Fleet, body, documents
-from benchmarks.load import Bursts, measure_load
+from benchmarks import __main__ as bench
+from benchmarks import alternatives, push
+from benchmarks.alternatives import ALTERNATIVES, Alternative, InstallationError
+from benchmarks.breakdown import REMAINDER, break_down
+from benchmarks.client import Client, ResponseError
+from benchmarks.database import Fleet, body, documents
+from benchmarks.load import generator
+from benchmarks.load.generator import Target
+from benchmarks.load.workloads import Workload, measure_load
 from benchmarks.measure import over_http, sample
 from benchmarks.memory import Memory
-from benchmarks.peers import Missing, Peer
-from benchmarks.results import goals_of_resources
-from benchmarks.storage import Storage
+from benchmarks.report.results import memory_goals
 from tests.conftest import Organization
 from tests.support.service import ROOT, Service, free_port
 
 pytestmark = pytest.mark.benchmarks
 
 
-def test_the_least_of_it(tmp_path: Path) -> None:
-    """All parts of it, peers included, on fleets of a few devices."""
+def run_module(*arguments: str) -> str:
     process = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--effort", "least", str(tmp_path)],
+        [sys.executable, "-m", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         timeout=600,
     )
     assert process.returncode == 0, process.stdout
+    return process.stdout
+
+
+def text_of(svg: Path) -> str:
+    # S314: the benchmark wrote this file.
+    return "|".join(ET.parse(svg).getroot().itertext()).replace("\xa0", " ")  # noqa: S314
+
+
+def test_benchmark_reports_all_sections(tmp_path: Path) -> None:
+    output = run_module("benchmarks", "--effort", "least", str(tmp_path))
     report = (tmp_path / "RESULTS.md").read_text()
-    assert report in process.stdout
-    sections = ("Goals", "The limit", "The budget", "Peers", "Memory", "Storage")
-    assert all(f"\n## {section}\n" in report for section in sections)
-    # What does not depend on speed: the service never fails, however clients overlap.
-    assert "| 8 clients: no error, whether they overlap or not | 0, " in report
-    # S314: the file is our own.
-    svg = ET.parse(tmp_path / "results.svg")  # noqa: S314
-    written = {element.text for element in svg.iter()}
-    assert "this service" in written
-    assert "Not to be had here: " in report
-    for peer in peers.PEERS:
-        assert (f"| {peer.title} |" in report) == (peer.title in written)
-        # Only Node may be missing where there is Python and a network.
-        assert peer.title in written or peer.runs_on_node
+    assert report in output
+    for section in ("Goals", "Baseline", "Load", "Breakdown", "Memory"):
+        assert f"\n## {section}\n" in report
+    assert "| all requests: no errors | 0 errors | yes |" in report
+    assert re.search(r"^\| run the UPDATE .+ \d+\.\d+ \(\d+%\) \|$", report, re.M)
+    plot = text_of(tmp_path / "results.svg")
+    for alternative in ALTERNATIVES:
+        if not alternative.runs_on_node:  # Node is optional
+            assert f"| 1 device | {alternative.title} |" in report
+            assert alternative.title in plot
 
 
-def test_a_fleet_is_pushed_beside_bare_statements() -> None:
-    process = subprocess.run(
-        [sys.executable, "-m", "benchmarks.push", "--devices", "1500", "--rounds", "1"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stdout
-    *_, bare, summary, client = process.stdout.splitlines()
-    assert re.fullmatch(r"bare statements +[\d.]+ s", bare)
+def test_push_benchmark_compares_baseline_and_client() -> None:
+    output = run_module("benchmarks.push", "--devices", "1500", "--rounds", "1")
+    *_, baseline, summary, client = output.splitlines()
+    assert re.fullmatch(r"baseline UPDATE +[\d.]+ s", baseline)
     assert json.loads(summary)["summary"]["updated"] == 1500
     assert re.fullmatch(
         r"client +[\d.]+ s, [\d.]+ x, [\d,]+ devices/s, \d+ MiB at most", client
     )
 
 
-def test_a_push_that_fails_is_no_figure(
-    fleet: Fleet, service: Service, tmp_path: Path
-) -> None:
-    file = tmp_path / "fleet.ndjson"
-    push.write_file(fleet, file)
-    with pytest.raises(ClickException, match=r"^The client ended with 1\.$"):
-        push.time_push(file, service.port, "wrong")
-
-
-def test_the_terminal_of_a_push_is_drawn(tmp_path: Path) -> None:
-    picture = tmp_path / "push.svg"
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.picture", "--devices", "2000", picture],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        check=True,
-        timeout=300,
-    )
-    # S314: the file is our own.
-    written = "".join(ET.parse(picture).getroot().itertext())  # noqa: S314
-    shown = written.replace("\xa0", " ")
-    assert "$ python -m bulk_metadata.client push fleet.csv --url " in shown
-    assert "Sending" in shown
-    assert "2,000 updated" in shown
-    assert "1 not found" in shown
-    # It loads nothing from elsewhere.
-    assert "url(http" not in picture.read_text()
+def test_screenshot_shows_progress_and_summary(tmp_path: Path) -> None:
+    svg = tmp_path / "push.svg"
+    run_module("benchmarks.screenshot", "--devices", "2000", str(svg))
+    text = text_of(svg).replace("|", "")
+    for part in ("$ bulk-metadata push fleet.csv", "Sending", "2,000", "not found"):
+        assert part in text
+    assert "url(http" not in svg.read_text()
 
 
 @pytest.fixture
 def fleet(acme: Organization) -> Fleet:
-    acme.insert(*documents(list(range(10))))
+    acme.insert(*documents(range(10)))
     return Fleet(10, acme.id, acme.key)
 
 
-def test_documents_are_of_the_usual_size(fleet: Fleet) -> None:
-    found = fleet.documents(10)
-    assert found.keys() == documents(list(range(10))).keys()
-    assert all(180 < len(text) < 240 for text in found.values())
-    assert found != fleet.documents(10)
+def test_failed_push_aborts_benchmark(
+    fleet: Fleet, service: Service, tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.ndjson"
+    push.write_file(fleet, file)
+    with pytest.raises(ClickException, match=r"failed with exit code 1\.$"):
+        push.time_push(file, service.port, "wrong")
 
 
-def test_a_call_is_measured(fleet: Fleet, service: Service) -> None:
-    with Client(service.port, fleet.key) as client:
-        assert 0 < over_http(client)(fleet.documents(10)) < 60
-
-
-def test_a_call_that_updates_too_few_devices_stops_the_run(
+def test_request_with_unknown_device_aborts_benchmark(
     fleet: Fleet, service: Service
 ) -> None:
-    with (
-        Client(service.port, fleet.key) as client,
-        pytest.raises(RuntimeError, match=r"^1 of 2 devices were updated\.$"),
-    ):
-        over_http(client)(documents([9, 10]))
-
-
-def test_a_refusal_is_no_answer(fleet: Fleet, service: Service) -> None:
-    with Client(service.port, "wrong") as client, pytest.raises(Refused, match="401"):
-        client.call(body(fleet.documents(1)))
-
-
-def test_a_connection_that_ends_is_no_answer(fleet: Fleet, service: Service) -> None:
     with Client(service.port, fleet.key) as client:
-        client.call(body(fleet.documents(1)))
-        with Client(service.port, f"{fleet.key}\r\nConnection: close") as closed:
-            closed.call(body(fleet.documents(1)))
-            with pytest.raises(
-                OSError, match=r"closed the connection|Broken pipe|reset"
-            ):
-                closed.call(body(fleet.documents(1)))
+        assert 0 < over_http(client)(fleet.documents(10)) < 60
+        with pytest.raises(
+            RuntimeError, match=r"^Expected 2 updated devices, got 1\.$"
+        ):
+            over_http(client)(documents([9, 10]))
 
 
-@pytest.mark.parametrize("overlapping", [False, True])
-def test_load_counts_devices_and_errors(
-    overlapping: bool, fleet: Fleet, service: Service
+def test_client_raises_for_closed_connection(fleet: Fleet, service: Service) -> None:
+    with Client(service.port, f"{fleet.key}\r\nConnection: close") as client:
+        client.send(body(fleet.documents(1)))
+        with pytest.raises(OSError, match=r"closed the connection|Broken pipe|reset"):
+            client.send(body(fleet.documents(1)))
+
+
+@pytest.mark.parametrize("wrk", [generator.WRK, None])
+def test_load_counts_requests_and_errors(
+    wrk: str | None,
+    fleet: Fleet,
+    service: Service,
+    cursor: Cursor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ports = {"service": (service.port, 1)}
-    bursts = Bursts(1, 0.2)
-    load = measure_load(ports, fleet, overlapping, bursts)["service"]
-    assert load.devices_per_second > 0
-    assert load.errors == 0
-    stranger = Fleet(10, fleet.organization_id, "wrong")
-    load = measure_load(ports, stranger, overlapping, bursts)["service"]
-    assert load.devices_per_second == 0
-    assert load.errors > 0
+    monkeypatch.setattr(generator, "WRK", wrk)
+    target = Target(service.port, service.process.pid)
+    for workload in (Workload(1), Workload(1, overlapping=True)):
+        load = measure_load({"service": target}, fleet, workload, 1, 1, cursor)
+        found = load["service"]
+        assert found.errors == 0
+        assert min(found.rate, found.p50, found.application_ms, found.generator_ms) > 0
+    with pytest.raises(ResponseError, match="401"):
+        measure_load(
+            {"service": target}, Fleet(10, "", "wrong"), Workload(1), 1, 1, cursor
+        )
+    burst = generator.send_burst(target, "wrong", [body(documents([1]))], 1, cursor)
+    assert burst.requests == 0
+    assert burst.errors > 0
 
 
-def test_a_sample_has_its_median_and_its_worst() -> None:
+def test_sample_contains_median_and_99th_percentile() -> None:
     found = sample([*range(100, 0, -1), 1000.0])
     assert (found.median, found.p99) == (51, 100)
 
 
-def test_goals_can_be_missed() -> None:
-    memory = Memory(61, 1, 72, 10, 123)
-    storage = Storage(1, 1, 0.95, 1, 1, 1, 1, 1, 0)
-    assert [goal.reached for goal in goals_of_resources(memory, storage)] == [False] * 4
-    memory = Memory(60, 1, 70, 10, 120)
-    storage = Storage(1, 1, 0.96, 1, 1, 1, 1, 1, 0)
-    assert [goal.reached for goal in goals_of_resources(memory, storage)] == [True] * 4
+def test_breakdown_divides_duration_by_samples() -> None:
+    stacks = """thread (1): MainThread;select (selectors.py:468) 10
+thread (2): a;authenticate (bulk_metadata/api/a.py:1);run (bulk_metadata/db/pool.py:1) 2
+thread (2): a;run (bulk_metadata/db/pool.py:1) 5
+thread (2): a;_worker (concurrent/futures/thread.py:81) 3
+"""
+    found = {step: time for step, time in break_down(stacks, 2.0).items() if time}
+    assert found == {
+        "look up the API key (psycopg2, PostgreSQL)": 0.4,
+        "run the UPDATE (psycopg2, PostgreSQL)": 1.0,
+        REMAINDER: pytest.approx(0.6),
+    }
+
+
+def test_missed_memory_goals_are_reported() -> None:
+    for memory, reached in (
+        (Memory(61, 1, 72, 10, 113), False),
+        (Memory(60, 1, 70, 10, 110), True),
+    ):
+        assert [goal.reached for goal in memory_goals(memory)] == [reached] * 3
 
 
 @pytest.fixture
-def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Peer:
-    """A peer that needs a package which there is not."""
-    monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
-    (tmp_path / "requirements.txt").write_text("there is no such package\n")
-    return Peer("nobody", "Nobody", tmp_path)
+def alternative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Alternative:
+    monkeypatch.setattr(alternatives, "ENVIRONMENTS", tmp_path)
+    (tmp_path / "requirements.txt").write_text("no such package\n")
+    return Alternative("example", "Example", tmp_path)
 
 
-def test_a_peer_that_cannot_be_installed_is_left_out(
-    nobody: Peer,
+def test_alternative_with_failed_installation_is_skipped(
+    alternative: Alternative,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(comparison, "PEERS", [nobody])
-    with comparison.peers("postgresql://", tmp_path) as ports:
-        assert ports == {}
-    assert "Left out: Nobody could not be installed:\n" in capsys.readouterr().out
+    monkeypatch.setattr(bench, "ALTERNATIVES", [alternative])
+    with bench.run_alternatives("postgresql://", tmp_path) as targets:
+        assert list(targets) == [alternatives.EMPTY_VIEW.title]
+    assert "Skipped: Example could not be installed:\n" in capsys.readouterr().out
 
 
-def test_a_peer_whose_installer_is_missing(
-    nobody: Peer, monkeypatch: pytest.MonkeyPatch
+def test_alternative_requires_npm(
+    alternative: Alternative, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (nobody.folder / "package.json").touch()
-    (nobody.folder / "package-lock.json").touch()
+    for name in ("package.json", "package-lock.json"):
+        (alternative.directory / name).touch()
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(Missing, match=r"^Nobody needs npm, which is not here\.$"):
-        peers.install(nobody)
+    with pytest.raises(InstallationError, match=r"^Example requires npm, which is not"):
+        alternatives.install(alternative)
 
 
-def start_with(peer: Peer, script: str) -> None:
-    """Have the peer run this when it is started."""
-    start = peer.folder / "start"
-    start.write_text(f"#!/bin/sh\n{script}\n")
-    start.chmod(0o755)
-
-
-def test_a_peer_that_ends_at_once_is_said_why(nobody: Peer, tmp_path: Path) -> None:
-    start_with(nobody, 'echo "WORKERS is $WORKERS"; exit 1')
-    with (
-        pytest.raises(RuntimeError, match=r"^Nobody did not start:\nWORKERS is 2$"),
-        peers.run(nobody, "postgresql://", free_port(), 2, 4, tmp_path / "log"),
-    ):
-        pass
-
-
-def test_a_peers_port_must_be_free(
-    nobody: Peer, service: Service, tmp_path: Path
+def test_alternative_is_installed_again_after_requirements_change(
+    alternative: Alternative, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with (
-        pytest.raises(RuntimeError, match=r"^Another process listens at port"),
-        peers.run(nobody, "postgresql://", service.port, 2, 4, tmp_path / "log"),
-    ):
-        pass
-
-
-def test_a_peer_is_installed_once_and_again_when_its_requirements_change(
-    nobody: Peer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    requirements = nobody.folder / "requirements.txt"
-    requirements.write_text("# nothing\n")
-    said = []
-    for _ in range(3):
-        peers.install(nobody)
-        said.append(capsys.readouterr().out)
-    assert said == ["Installing Nobody ...\n", "", ""]
-    stamp = (nobody.environment / "installed").stat().st_mtime
+    requirements = alternative.directory / "requirements.txt"
+    requirements.write_text("# no packages\n")
+    for expected in ("Installing Example ...\n", ""):
+        alternatives.install(alternative)
+        assert capsys.readouterr().out == expected
+    stamp = (alternative.environment / "installed").stat().st_mtime
     os.utime(requirements, (stamp + 1, stamp + 1))
-    peers.install(nobody)
-    assert capsys.readouterr().out == "Installing Nobody ...\n"
+    alternatives.install(alternative)
+    assert capsys.readouterr().out == "Installing Example ...\n"
 
 
-def test_every_peer_has_its_packages_pinned() -> None:
-    for peer in peers.PEERS:
-        assert os.access(peer.folder / "start", os.X_OK)
-        if peer.runs_on_node:
-            packages = json.loads((peer.folder / "package-lock.json").read_text())
-            pinned = [each for name, each in packages["packages"].items() if name]
-            assert pinned
-            assert all(each["version"][0].isdigit() for each in pinned)
+def test_alternative_start_failure_is_reported(
+    alternative: Alternative, service: Service, tmp_path: Path
+) -> None:
+    start = alternative.directory / "start"
+    start.write_text('#!/bin/sh\necho "WORKERS is $WORKERS"; exit 1\n')
+    start.chmod(0o755)
+    for port, message in (
+        (free_port(), r"^Example did not start:\nWORKERS is 2$"),
+        (service.port, rf"^Port {service.port} is already in use\.$"),
+    ):
+        with (
+            pytest.raises(RuntimeError, match=message),
+            alternatives.run(alternative, "postgresql://", port, tmp_path / "log"),
+        ):
+            pass
+
+
+def test_alternatives_pin_their_packages() -> None:
+    for alternative in ALTERNATIVES:
+        if alternative.runs_on_node:
+            lock = (alternative.directory / "package-lock.json").read_text()
+            packages = json.loads(lock)["packages"]
+            assert all(each["version"] for name, each in packages.items() if name)
         else:
-            lines = (peer.folder / "requirements.txt").read_text().splitlines()
-            assert all("==" in line for line in lines if line and line[0] != "#")
+            text = (alternative.directory / "requirements.txt").read_text()
+            lines = [line for line in text.splitlines() if line and line[0] != "#"]
+            assert lines
+            assert all("==" in line for line in lines)
