@@ -1,7 +1,7 @@
--- The tables, and the role that the service connects as. Can be applied again without
--- harm, by flask init-db or by psql --single-transaction, and brings every older schema up
--- to date: how to change it is in docs/upgrading.md. PostgreSQL 15 to 18, database
--- encoding UTF8.
+-- The tables, and the role that the service connects as. Apply this file with
+-- flask init-db or psql --single-transaction. It is safe to repeat and upgrades every older
+-- schema; docs/upgrading.md explains how to change it. Requires PostgreSQL 15 to 18 and
+-- the database encoding UTF8.
 
 CREATE TABLE IF NOT EXISTS organizations (
     id         uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -13,21 +13,20 @@ CREATE TABLE IF NOT EXISTS api_keys (
     id              uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     organization_id uuid        NOT NULL REFERENCES organizations,
     name            text        NOT NULL,
-    -- SHA-256; the key itself is shown once and never stored.
+    -- The SHA-256 digest. The API key is shown once and never stored.
     key_hash        bytea       NOT NULL UNIQUE CHECK (octet_length(key_hash) = 32),
     created_at      timestamptz NOT NULL DEFAULT now(),
     expires_at      timestamptz,
     revoked_at      timestamptz
 );
 
--- The organization leads every key: each organization's devices are a fenced range of
--- the index, and the table can be distributed by organization.
+-- The organization leads every key: the devices of an organization are one range of the
+-- index, and the table can be distributed by organization.
 CREATE TABLE IF NOT EXISTS devices (
     organization_id uuid        NOT NULL REFERENCES organizations,
     id              uuid        NOT NULL DEFAULT gen_random_uuid(),
-    -- COLLATE "C": compared as bytes, so exactly, and in the order in which the service
-    -- sorts and locks. 1,024 bytes fit into an index entry with room to spare. Trimmed of
-    -- Unicode's white space, as the service trims what it looks for.
+    -- COLLATE "C" compares bytes: exact, and in the order in which the service sorts and
+    -- locks. 1,024 bytes fit into an index entry. The service trims the same white space.
     identifier      text        NOT NULL COLLATE "C"
                     CHECK (identifier <> '' AND octet_length(identifier) <= 1024)
                     CHECK (identifier = btrim(identifier,
@@ -38,17 +37,33 @@ CREATE TABLE IF NOT EXISTS devices (
                     CHECK (jsonb_typeof(device_metadata) = 'object'),
     created_at      timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now(),
+    -- The last writer: the X-Request-ID of the request, and its API key. A foreign key
+    -- would be checked for each row of each request.
+    request_id      text,
+    key_id          uuid,
     PRIMARY KEY (organization_id, id),
     UNIQUE (organization_id, identifier)
 )
--- Room on each page for the new version of a row: with no index on the columns that
--- change, updates stay heap-only. An index on device_metadata would double their time.
+-- Free space on each page for the new version of a row: updates stay heap-only because no
+-- index contains a column that they change. An index on device_metadata doubles their time.
 WITH (fillfactor = 70);
 
--- No statistics, so that none can be out of date: to statistics that are older than an
--- organization it looks empty, and the planner would read all of it for every device.
--- Without them each organization is taken for a 200th of the table. Looked at first: the
--- change waits for a VACUUM of the table to end.
+-- Adding a column locks the table, so check first.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT
+                     FROM pg_attribute
+                    WHERE attrelid = 'devices'::regclass
+                      AND attname = 'key_id') THEN
+        ALTER TABLE devices ADD COLUMN request_id text, ADD COLUMN key_id uuid;
+    END IF;
+END
+$$;
+
+-- No statistics. If statistics are older than an organization, the planner assumes that
+-- the organization has no devices, and reads all of them for each device of a request.
+-- Without statistics it assumes a 200th of the table. This waits for a running VACUUM, so
+-- check first.
 DO $$
 BEGIN
     IF EXISTS (SELECT
@@ -61,21 +76,22 @@ BEGIN
 END
 $$;
 
--- The role that the service connects as. It has no password: where one is asked for, set
--- it with ALTER ROLE. Whoever may not create roles has it made first.
+-- The role that the service connects as. It has no password: set one with ALTER ROLE if
+-- the server requires it. If this user may not create roles, create the role first.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'bulk_metadata_service') THEN
         CREATE ROLE bulk_metadata_service LOGIN;
     END IF;
 EXCEPTION
-    -- Roles belong to all databases of a server: another one's schema came first.
+    -- All databases of a server share its roles: another database was first.
     WHEN duplicate_object OR unique_violation THEN NULL;
 END
 $$;
 
--- The same plan and the same limits as the service asks for itself, also behind a pooler
--- that drops start-up options. Other limits there: ALTER ROLE ... IN DATABASE, which wins.
+-- The plan and the timeouts that the service sets for each connection, for poolers that
+-- drop start-up options. To change a timeout, use ALTER ROLE ... IN DATABASE, which has
+-- priority.
 DO $$
 BEGIN
     ALTER ROLE bulk_metadata_service SET enable_hashjoin = off;
@@ -89,14 +105,15 @@ BEGIN
     ALTER ROLE bulk_metadata_service SET statement_timeout = '6s';
 EXCEPTION
     WHEN insufficient_privilege THEN
-        RAISE WARNING 'The settings of bulk_metadata_service are left as they are: %',
+        RAISE WARNING 'The settings of the role bulk_metadata_service are unchanged: %',
             SQLERRM;
 END
 $$;
 
--- It reads what it looks rows up by and what it returns, and writes what it replaces.
+-- The columns that the service searches by, returns, and replaces. /readyz selects
+-- request_id to check that the schema is current.
 GRANT SELECT (id, organization_id, key_hash, expires_at, revoked_at)
    ON api_keys TO bulk_metadata_service;
-GRANT SELECT (organization_id, identifier, id, updated_at),
-      UPDATE (device_metadata, updated_at)
+GRANT SELECT (organization_id, identifier, id, updated_at, request_id),
+      UPDATE (device_metadata, updated_at, request_id, key_id)
    ON devices TO bulk_metadata_service;

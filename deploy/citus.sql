@@ -25,6 +25,6 @@ SELECT create_distributed_table('devices', 'organization_id', shard_count => 64)
 -- Those of schema.sql once more: given before, they would not reach the shards.
 GRANT SELECT (id, organization_id, key_hash, expires_at, revoked_at)
    ON api_keys TO bulk_metadata_service;
-GRANT SELECT (organization_id, identifier, id, updated_at),
-      UPDATE (device_metadata, updated_at)
+GRANT SELECT (organization_id, identifier, id, updated_at, request_id),
+      UPDATE (device_metadata, updated_at, request_id, key_id)
    ON devices TO bulk_metadata_service;

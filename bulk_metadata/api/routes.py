@@ -37,7 +37,9 @@ def replace_bulk_metadata() -> ResponseReturnValue:
     documents = validate(parse_body(body))
     context.devices = len(documents)
     update = dry_run_update if context.is_dry_run else update_metadata
-    device_ids = database.run(update, api_key.organization_id, documents)
+    device_ids = database.run(
+        update, api_key.organization_id, documents, context.request_id, api_key.id
+    )
     context.updated = len(device_ids)
     return build_response(documents, device_ids, is_dry_run=context.is_dry_run)
 

@@ -44,7 +44,9 @@ def select_api_key(cursor: Cursor, key_hash: bytes) -> ApiKey | None:
 UPDATE_METADATA = """
    UPDATE devices
       SET device_metadata = sent.metadata,
-          updated_at = greatest(now(), devices.updated_at)
+          updated_at = greatest(now(), devices.updated_at),
+          request_id = %s,
+          key_id = %s
      FROM (SELECT member.key COLLATE "C" AS identifier, member.value AS metadata
              FROM (VALUES %%s) AS object (json),
                   jsonb_each(object.json::jsonb) AS member
@@ -60,13 +62,17 @@ DEVICES_PER_ROW = 50
 
 
 def update_metadata(
-    cursor: Cursor, organization_id: str, documents: Mapping[str, JsonText]
+    cursor: Cursor,
+    organization_id: str,
+    documents: Mapping[str, JsonText],
+    request_id: str = "",
+    key_id: str | None = None,
 ) -> dict[str, str]:
     """Replace the metadata of the devices in ``documents``, JSON text by identifier.
 
-    Returns the IDs of the devices that exist in the organization, by identifier. Raises
-    ApiError 400 if a document exceeds the nesting depth that ``max_stack_depth``
-    allows.
+    Stores ``request_id`` and ``key_id`` as the last writer of each device. Returns the
+    IDs of the devices that exist in the organization, by identifier. Raises ApiError
+    400 if a document exceeds the nesting depth that ``max_stack_depth`` allows.
     """
     # PostgreSQL can store no device with another identifier.
     members = [
@@ -81,7 +87,9 @@ def update_metadata(
         (Json(dict(members[start : start + DEVICES_PER_ROW]), dumps=_to_text),)
         for start in range(0, len(members), DEVICES_PER_ROW)
     ]
-    statement = cursor.mogrify(UPDATE_METADATA, (organization_id,))
+    # execute_values reads %% as %.
+    writer = (request_id.replace("%", "%%"), key_id)
+    statement = cursor.mogrify(UPDATE_METADATA, (*writer, organization_id))
     try:
         # One page is one statement.
         found = execute_values(cursor, statement, rows, page_size=len(rows), fetch=True)
@@ -97,7 +105,11 @@ BEGIN_DRY_RUN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '3s'"
 
 
 def dry_run_update(
-    cursor: Cursor, organization_id: str, documents: Mapping[str, JsonText]
+    cursor: Cursor,
+    organization_id: str,
+    documents: Mapping[str, JsonText],
+    request_id: str = "",
+    key_id: str | None = None,
 ) -> dict[str, str]:
     """Run ``update_metadata``, roll it back, and return or raise the same.
 
@@ -106,7 +118,7 @@ def dry_run_update(
     """
     try:
         cursor.execute(BEGIN_DRY_RUN)
-        return update_metadata(cursor, organization_id, documents)
+        return update_metadata(cursor, organization_id, documents, request_id, key_id)
     finally:
         _roll_back(cursor)
 
@@ -128,7 +140,7 @@ def _to_text(documents: dict[str, JsonText]) -> str:
 CHECK_SCHEMA = """
 SELECT current_setting('transaction_read_only') = 'off',
        (SELECT count(id) FROM api_keys WHERE false),
-       (SELECT count(updated_at) FROM devices WHERE false)
+       (SELECT count(request_id) FROM devices WHERE false)
 """
 
 

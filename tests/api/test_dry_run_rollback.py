@@ -214,7 +214,9 @@ def test_dry_run_is_retried_after_broken_connection(
     before = retries("connection")
     with no_residue(two), ThreadPoolExecutor(1) as executor:
         other.cursor().execute(LOCK_SECOND)
-        result = executor.submit(database.run, dry_run_update, two.id, DOCUMENTS)
+        result = executor.submit(
+            lambda: database.run(dry_run_update, two.id, DOCUMENTS)
+        )
         pid = 0
         for _ in range(terminations):
             pid = waiting(two.cursor, besides=pid)

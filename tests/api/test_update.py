@@ -378,3 +378,19 @@ def test_concurrent_requests_do_not_mix_or_fail(
     stored = list(acme.metadata().values())
     assert all(metadata == stored[0] for metadata in stored)
     assert stored[0]["padding"] == "x" * stored[0]["call"]
+
+
+@pytest.mark.parametrize(
+    "request_id", ["push-1", "%s %% %(x)s", "\\ ' \" $1", "~" * 128]
+)
+def test_last_writer_is_stored(
+    request_id: str, post: Post, acme: Organization, cursor: Cursor
+) -> None:
+    acme.insert("SN-1", "SN-2")
+    post({"devices": {"SN-1": {}}}, **{"X-Request-ID": request_id})
+    post({"devices": {"SN-2": {}}}, query="dryRun=true")
+    cursor.execute(
+        "SELECT devices.request_id, key_id = api_keys.id FROM devices, api_keys"
+        " ORDER BY identifier"
+    )
+    assert cursor.fetchall() == [(request_id, True), (None, None)]
