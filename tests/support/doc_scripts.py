@@ -1,4 +1,4 @@
-"""Scripts that the documents tell an operator to type."""
+"""The shell scripts in the docs."""
 
 import os
 import re
@@ -32,16 +32,23 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def snippets(document: str, heading: str, language: str = "sh") -> list[str]:
-    """Return what stands in the section to be typed."""
+    """Return the code blocks of a section."""
     section = document.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return re.findall(rf"```{language}\n(.+?)```", section, re.DOTALL)
+
+
+def client_script(script: str, api_key: str, port: int) -> str:
+    """Return a script that runs the client from this checkout, for a local service."""
+    script = script.replace("=...", f"={api_key}", 1)
+    script = re.sub(r"https?://\S+", f"http://127.0.0.1:{port}", script)
+    return script.replace("bulk-metadata ", "python -m bulk_metadata.client ")
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def runner(folder: Path) -> Run:
-    """Return what runs a script in ``folder``; skip if it needs what is not there."""
+    """Return a function that runs a script in ``folder``."""
     for program in ("curl", "jq", "psql"):
         if not shutil.which(program, path=PROGRAMS):
             pytest.skip(f"{program} is not installed")

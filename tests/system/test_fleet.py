@@ -1,4 +1,4 @@
-"""What the documents say of pushing a fleet is what the client does."""
+"""The docs of the fleet client match the client."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Organization
-from tests.support.doc_scripts import PROGRAMS
+from tests.support.doc_scripts import PROGRAMS, client_script
 from tests.support.service import ROOT, Service
 
 README = (ROOT / "README.md").read_text()
@@ -27,11 +27,9 @@ def command(document: str) -> str:
 def push(
     script: str, folder: Path, service: Service, acme: Organization
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``script`` as it stands, but for the key and the address."""
-    script = re.sub(r"=\.\.\..*", f"={acme.key}", script)
-    script = re.sub(r"https?://\S+", f"http://127.0.0.1:{service.port}", script)
+    """Run ``script`` with the API key and the address of a test."""
     return subprocess.run(
-        ["bash", "-eu", "-c", script],
+        ["bash", "-eu", "-c", client_script(script, acme.key, service.port)],
         cwd=folder,
         env={**os.environ, "PATH": PROGRAMS, "PYTHONPATH": str(ROOT)},
         capture_output=True,

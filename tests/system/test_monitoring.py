@@ -283,7 +283,7 @@ def test_a_lock_that_stays_wakes_alerts(
             )
             with run_prometheus(service, tmp_path) as prometheus:
                 wait_until(lambda: prometheus.awake() == expected, "its alerts")
-                for title in "Share of 500s", "No connection in time, per minute":
+                for title in "Share of 500 responses", "Pool timeouts per minute":
                     [target] = PANELS[title]["targets"]
                     [number] = prometheus.numbers(asked(target["expr"]))
                     assert number > 0
@@ -338,7 +338,7 @@ def test_every_alert_leads_to_the_runbook(service: Service, tmp_path: Path) -> N
     with run_prometheus(service, tmp_path) as prometheus:
         rules = prometheus.rules()
     assert {rule["annotations"]["runbook"] for rule in rules} == {
-        "README.md#when-something-is-wrong"
+        "docs/operations.md#symptoms"
     }
-    readme = (ROOT / "README.md").read_text()
-    assert re.search("^##+ When something is wrong$", readme, re.MULTILINE)
+    runbook = (ROOT / "docs" / "operations.md").read_text()
+    assert re.search("^##+ Symptoms$", runbook, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What the README says is what the service does."""
+"""The README and the docs match the service."""
 
 import json
 import os
@@ -23,11 +23,14 @@ from tests.conftest import Organization, Post
 from tests.support.service import PATH, ROOT, Service
 
 README = (ROOT / "README.md").read_text()
+DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text()
+MONITORING = (ROOT / "docs" / "monitoring.md").read_text()
+RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
 
 
-def table(header: str) -> list[list[str]]:
+def table(document: str, header: str) -> list[list[str]]:
     """Return the cells of the table with this header, row by row."""
-    rows = README.split(f"\n{header}\n")[1].split("\n\n")[0].splitlines()[1:]
+    rows = document.split(f"\n{header}\n")[1].split("\n\n")[0].splitlines()[1:]
     return [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
 
 
@@ -57,7 +60,9 @@ BODIES: dict[str, Any] = {
 }
 ERRORS = {
     sentence: int(status)
-    for status, sentence, _ in table('| status | `{"error": ...}` | when |')
+    for status, sentence, _ in table(
+        README, '| status | `{"error": ...}` | condition |'
+    )
 }
 
 
@@ -94,7 +99,7 @@ def test_the_rest_of_the_error_table(post: Post, config: Config) -> None:
 def test_the_settings_table() -> None:
     documented = [
         (name, default)
-        for name, default, _ in table("| setting | default | what it is |")
+        for name, default, _ in table(DEPLOYMENT, "| setting | default | meaning |")
     ]
     assert documented == [
         (field.name.upper(), "" if field.name == "database_url" else str(field.default))
@@ -114,7 +119,7 @@ def test_the_metrics_table(service: Service) -> None:
         name = family.name + ("_total" if family.type == "counter" else "")
         shown = ",".join(sorted(labels - {"le"}))
         exported[name + (f"{{{shown}}}" if shown else "")] = family
-    documented = dict(table("| metric | what it is |"))
+    documented = dict(table(MONITORING, "| metric | meaning |"))
     assert documented.keys() == exported.keys()
     for name, family in exported.items():
         is_histogram = documented[name].startswith("histogram: ")
@@ -127,7 +132,7 @@ def test_the_metrics_table(service: Service) -> None:
 
 
 def test_the_example_of_the_log(service: Service) -> None:
-    [line] = re.findall(r"```json\n(.+\}\n)```", README.split("\n## Watch it\n")[1])
+    [line] = re.findall(r"```json\n(.+\}\n)```", MONITORING)
     example = json.loads(line)
     service.request("{}")
     # The same members in the same order, each of a type that it may have.
@@ -137,7 +142,7 @@ def test_the_example_of_the_log(service: Service) -> None:
 
 
 def test_the_health_table(service: Service) -> None:
-    for path, _ in table("| ask | answer |"):
+    for path, _ in table(MONITORING, "| path | response |"):
         url = f"http://127.0.0.1:{service.metrics_port}{path}"
         assert requests.get(url, timeout=10).status_code == 200
         on_api = service.request(method="GET", path=path).status
@@ -146,8 +151,8 @@ def test_the_health_table(service: Service) -> None:
 
 def test_why_it_is_not_ready(direct_url: str) -> None:
     """Each reason against readiness has its row in the runbook."""
-    runbook = README.split("| what you see | what it means | what to do |\n")[1]
-    seen = "\n".join(re.findall(r"^\| (.+?) \|", runbook, re.MULTILINE))
+    rows = table(RUNBOOK, "| symptom | cause | action |")
+    seen = "\n".join(f"`{symptom}`" for symptom, *_ in rows)
     sentences = set(re.findall(r"`([A-Z].+?)`", seen))
     only_reads = "-c default_transaction_read_only=on"
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -170,13 +175,13 @@ def test_why_it_is_not_ready(direct_url: str) -> None:
 
 
 def test_the_map_names_what_there_is() -> None:
-    for names, _ in table("| file | what it does |"):
+    for names, _ in table(README, "| path | contents |"):
         for name in re.split(r"`, `", names):
             assert (ROOT / name).exists(), name
 
 
 def test_the_figures_are_those_of_the_benchmark() -> None:
-    section = README.split("\n## How fast it is\n")[1].split("\n## ")[0]
+    section = README.split("\n## Performance\n")[1].split("\n## ")[0]
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
     figures = re.findall(r"\*\*(.+?)\*\*", section)
     assert len(figures) == 3
@@ -194,10 +199,12 @@ def test_the_make_targets_exist() -> None:
 def test_the_commands(acme: Organization, owner_url: str, tmp_path: Path) -> None:
     """From an empty database to devices, with the files as they stand."""
     acme.cursor.execute("TRUNCATE organizations CASCADE")
-    [init] = re.findall(r"^flask init-db$", README, re.MULTILINE)
-    [commands] = re.findall(r"```sh\n(flask create-organization.+?)```", README, re.S)
+    [init] = re.findall(r"^flask init-db$", DEPLOYMENT, re.MULTILINE)
+    [commands] = re.findall(
+        r"```sh\n(flask create-organization.+?)```", DEPLOYMENT, re.S
+    )
     csv, ndjson = re.findall(
-        r"```\n(identifier,.+?|\{\"identifier.+?)```", README, re.S
+        r"```\n(identifier,.+?|\{\"identifier.+?)```", DEPLOYMENT, re.S
     )
     for name, content in (("devices.csv", csv), ("devices.ndjson", ndjson)):
         (tmp_path / name).write_text(content)

@@ -1,4 +1,4 @@
-"""What the README tells a script to do does what it says, as it stands."""
+"""The shell scripts in the docs work unchanged."""
 
 import json
 import signal
@@ -13,11 +13,12 @@ from tests.conftest import LOGIN, Organization, connect
 from tests.support.doc_scripts import NUMBER, Run, runner, snippets, wait_until
 from tests.support.service import PATH, ROOT, Service, run_service
 
-README = (ROOT / "README.md").read_text()
+SCRIPTS = (ROOT / "docs" / "scripts.md").read_text()
+RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
 
-SETTINGS, SEND, REPLACE = snippets(README, "From a script")
-# Without the call that shows how to use it.
-FUNCTION = REPLACE.removesuffix("replace_metadata body.json answer.json\n")
+[SETTINGS] = snippets(SCRIPTS, "Address and API key")
+[SEND] = snippets(SCRIPTS, "Send a file")
+[REPLACE] = snippets(SCRIPTS, "Retry transient errors")
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def at(service: Service) -> str:
     return SETTINGS.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}")
 
 
-@pytest.mark.parametrize("recipe", [SEND, REPLACE + "cat answer.json"])
+@pytest.mark.parametrize("recipe", [SEND, REPLACE + "cat response.json"])
 def test_a_file_is_sent_as_it_is(
     recipe: str,
     run: Run,
@@ -114,7 +115,7 @@ def test_a_500_that_passes_is_repeated(
     finally:
         acme.cursor.execute(f"ALTER ROLE {LOGIN['user']} LOGIN")
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads((tmp_path / "answer.json").read_text())["updated"] == 1
+    assert json.loads((tmp_path / "response.json").read_text())["updated"] == 1
     assert set(statuses[:-1]) == {500}
     assert statuses[-1] == 200
     assert acme.metadata() == {"SN-1": {"a": 1}}
@@ -158,14 +159,14 @@ def test_no_answer_is_repeated_and_the_key_stays_secret(
     assert acme.metadata() == {"SN-1": {"a": 1}}
     # The words by which the runbook's table knows it.
     assert f"Worker (pid:{worker.pid}) was sent SIGKILL!" in log.read_text()
-    assert "`Worker (pid:...) was sent SIGKILL!`" in README
+    assert "`Worker (pid:...) was sent SIGKILL!`" in RUNBOOK
     assert len(commands) == 1
     assert "nightly.key" in commands[0]
     assert acme.key not in commands[0]
 
 
 def test_what_to_ask_first(run: Run, service: Service) -> None:
-    [script] = snippets(README, "When something is wrong")
+    [script] = snippets(RUNBOOK, "Symptoms")
     assert script.count("127.0.0.1:9464") == 2
     done = run(script.replace("127.0.0.1:9464", f"127.0.0.1:{service.metrics_port}"))
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""What the runbook tells an operator to type does what it says, as it stands."""
+"""The commands in the runbook work unchanged."""
 
 import json
 import re
@@ -18,16 +18,16 @@ from bulk_metadata.config import Config
 from bulk_metadata.db.pool import Database, DatabaseError
 from bulk_metadata.db.schema import apply_schema
 from tests.conftest import Organization, connect
-from tests.support.doc_scripts import NUMBER, Run, runner, snippets
+from tests.support.doc_scripts import NUMBER, Run, client_script, runner, snippets
 from tests.support.service import PATH, ROOT, Service, run_service
 
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
 
-REASONS, SLOWEST, KEYS = snippets(RUNBOOK, "What fails, and why")
-WAITS, OPEN, CONNECTIONS = snippets(RUNBOOK, "Who waits for whom", "sql")
-[DISK] = snippets(RUNBOOK, "The disk is full", "sql")
-NEW_KEY, ITS_CALLS = snippets(RUNBOOK, "A key has leaked")
-WRONG, RESTORE, SEND_AGAIN = snippets(RUNBOOK, "A wrong call replaced metadata")
+REASONS, SLOWEST, KEYS = snippets(RUNBOOK, "Errors and slow requests")
+WAITS, OPEN, CONNECTIONS = snippets(RUNBOOK, "Lock contention", "sql")
+[DISK] = snippets(RUNBOOK, "Full disk", "sql")
+NEW_KEY, ITS_CALLS = snippets(RUNBOOK, "Leaked API key")
+WRONG, RESTORE, SEND_AGAIN = snippets(RUNBOOK, "Restore metadata")
 
 # What scripts trip over: quotes, backslashes, commas, brackets, line breaks.
 STRANGE = ['"', "\\", '\\"', "a,b", '", "metadata": {}}', "{", "a\nb", "$(x)", "é😀"]
@@ -77,22 +77,24 @@ def test_who_waits_for_whom_and_what_the_log_says_of_it(
                 waits = [
                     row
                     for row in rows(acme.cursor, WAITS)
-                    if row["holder_is"] == "forgotten"
+                    if row["blocking_application"] == "forgotten"
                 ]
         open_since = rows(
             acme.cursor, OPEN.replace("interval '1 minute'", "interval '0'")
         )
         assert call.result().status == 500
-        [end] = re.findall(r"`(SELECT pg_terminate_backend)\(<its pid>\)`", RUNBOOK)
-        acme.cursor.execute(f"{end}({waits[0]['waits_for']})")
+        [end] = re.findall(
+            r"`(SELECT pg_terminate_backend)\(<blocking_pid>\)`", RUNBOOK
+        )
+        acme.cursor.execute(f"{end}({waits[0]['blocking_pid']})")
         assert service.request(body, key).status == 200
     with pytest.raises(psycopg2.Error):
         holder.cursor().execute("SELECT")
     holder.close()
     assert waits[0]["application_name"] == "bulk-metadata"
-    assert waits[0]["holder_is"] == "forgotten"
+    assert waits[0]["blocking_application"] == "forgotten"
     assert waits[0]["state"] == "idle in transaction"
-    assert waits[0]["waits_for"] in {row["pid"] for row in open_since}
+    assert waits[0]["blocking_pid"] in {row["pid"] for row in open_since}
 
     shutil.copy(service.log.with_suffix(".requests"), tmp_path / "requests.log")
     failed = len(service.requests) - 4
@@ -109,7 +111,7 @@ def test_who_waits_for_whom_and_what_the_log_says_of_it(
     by_key = [json.loads(each) for each in run(KEYS).stdout.splitlines()]
     assert sorted(
         (
-            each["calls"],
+            each["requests"],
             each["failed"],
             each["dryRuns"],
             each["updated"],
@@ -159,8 +161,8 @@ def test_what_holds_connections_and_disk_can_be_asked(cursor: Cursor) -> None:
         [disk] = rows(cursor, DISK)
     finally:
         cursor.execute("SELECT pg_drop_replication_slot('test_bulk_metadata')")
-    assert "`SELECT pg_drop_replication_slot('<its name>')`" in RUNBOOK
-    assert "test_bulk_metadata keeps " in disk["slots_that_nobody_reads"]
+    assert "`SELECT pg_drop_replication_slot('<slot_name>')`" in RUNBOOK
+    assert "test_bulk_metadata retains " in disk["inactive_slots"]
     assert disk["archiver_failures"] >= 0
     for size in ("database", "devices", "wal"):
         assert re.fullmatch(r"\d+ (bytes|[kMG]B)", disk[size])
@@ -261,7 +263,7 @@ def test_a_wrong_call_is_undone_from_a_restored_database(
         f"cp {service.log.with_suffix('.requests')} requests.log\n",
         WRONG,
         RESTORE,
-        SEND_AGAIN.replace("=...", f"={acme.key}").replace("8000", str(service.port)),
+        client_script(SEND_AGAIN, acme.key, service.port),
         PYTHONPATH=str(ROOT),
         DATABASE_URL=owner_url,
         RESTORED_URL=restored_url,
