@@ -1,6 +1,5 @@
-"""The schema: it can be applied again, guards what it holds, and pins the plan."""
+"""The schema: its constraints, the privileges of the service, and the query plan."""
 
-from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -12,41 +11,32 @@ from psycopg2.extensions import cursor as Cursor
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.queries import update_metadata
-from bulk_metadata.db.schema import apply_schema
+from bulk_metadata.db.schema import SCHEMA_FILE
 from tests.api.test_update import WHITE_SPACE
 from tests.conftest import Organization
 
 
-def test_it_can_be_applied_again_without_harm(
-    cursor: Cursor, acme: Organization
-) -> None:
-    acme.insert("SN-1", metadata={"a": 1})
-    before = acme.rows()
-    apply_schema(cursor)
-    assert acme.rows() == before
-
-
 @pytest.mark.parametrize("identifier", ["", *(f"SN{c}" for c in WHITE_SPACE), " SN"])
-def test_an_identifier_is_trimmed_and_not_empty(
+def test_identifier_is_trimmed_and_not_empty(
     identifier: str, acme: Organization
 ) -> None:
     with pytest.raises(CheckViolation):
         acme.insert(identifier)
 
 
-def test_an_identifier_has_1024_bytes_at_most(acme: Organization) -> None:
+def test_identifier_has_at_most_1024_bytes(acme: Organization) -> None:
     acme.insert("é" * 512)
     with pytest.raises(CheckViolation):
         acme.insert("é" * 512 + "x")
 
 
 @pytest.mark.parametrize("metadata", [[1], "text", 1, True])
-def test_metadata_is_an_object(metadata: object, acme: Organization) -> None:
+def test_metadata_is_object(metadata: object, acme: Organization) -> None:
     with pytest.raises(CheckViolation):
         acme.insert("SN-1", metadata=metadata)
 
 
-def test_an_identifier_is_unique_in_its_organization(
+def test_identifier_is_unique_in_organization(
     acme: Organization, globex: Organization
 ) -> None:
     acme.insert("SN-1", "sn-1")
@@ -80,7 +70,7 @@ def test_an_identifier_is_unique_in_its_organization(
         "CREATE ROLE x",
     ],
 )
-def test_the_services_role_can_do_nothing_else(
+def test_service_role_has_no_other_privilege(
     statement: str, config: Config, acme: Organization
 ) -> None:
     acme.insert("SN-1")
@@ -90,7 +80,7 @@ def test_the_services_role_can_do_nothing_else(
     connection.close()
 
 
-def test_the_services_role_carries_the_plan_and_the_limits(cursor: Cursor) -> None:
+def test_service_role_has_plan_and_timeouts(cursor: Cursor) -> None:
     cursor.execute(
         "SELECT unnest(setconfig) FROM pg_db_role_setting JOIN pg_roles"
         " ON pg_roles.oid = setrole WHERE rolname = 'bulk_metadata_service'"
@@ -109,7 +99,7 @@ def test_the_services_role_carries_the_plan_and_the_limits(cursor: Cursor) -> No
 
 
 class Recorder(psycopg2.extensions.cursor):
-    """A cursor that remembers the last statement, to have it explained."""
+    """A cursor that stores its last statement, for EXPLAIN."""
 
     statement: Any = None
 
@@ -119,20 +109,20 @@ class Recorder(psycopg2.extensions.cursor):
 
 
 def nodes(plan: dict[str, Any]) -> list[str]:
-    """Return the plan's nodes from the top down, each with the index that it uses."""
+    """Return the nodes of the plan in depth-first order, each with its index."""
     name = " ".join(filter(None, [plan["Node Type"], plan.get("Index Name")]))
     return [name, *(node for part in plan.get("Plans", []) for node in nodes(part))]
 
 
 INDEX_SCAN = "Index Scan devices_organization_id_identifier_key"
-# What was sent is sorted as the index is before the first device is looked up.
+# The devices of the request are sorted before the first lookup.
 SORTED = ["Subquery Scan", "Sort"]
 ONE_ROW = [*SORTED, "Function Scan"]
 MANY_ROWS = [*SORTED, "Nested Loop", "Values Scan", "Function Scan"]
 
 
 def plan(config: Config, acme: Organization, identifiers: list[str]) -> list[str]:
-    """Return the plan of the very statement that the service runs."""
+    """Return the plan of the statement that the service runs."""
     connection = connect_service(config)
     with connection.cursor(cursor_factory=Recorder) as cursor:
         update_metadata(cursor, acme.id, dict.fromkeys(identifiers, Raw(b"{}")))
@@ -144,7 +134,7 @@ def plan(config: Config, acme: Organization, identifiers: list[str]) -> list[str
 
 @pytest.mark.parametrize("statistics", ["none", "up to date", "without Acme"])
 @pytest.mark.parametrize("fleet", [10, 100_000])
-def test_the_plan_is_the_index_nested_loop(
+def test_plan_is_index_nested_loop(
     fleet: int,
     statistics: str,
     config: Config,
@@ -162,15 +152,14 @@ def test_the_plan_is_the_index_nested_loop(
         found = plan(config, acme, [*identifiers, *map(str, range(1000))][:batch])
         expected = [[*sent, INDEX_SCAN]]
         if fleet == 10:
-            # Either may come first when both are this small; locks are taken in the
-            # order of the index all the same.
+            # The order of two small inputs varies. Locks follow the index in both.
             expected.append([INDEX_SCAN, *sent])
         assert found[:2] == ["ModifyTable", "Nested Loop"]
         assert found[2:] in expected
 
 
 def updates(cursor: Cursor) -> tuple[int, int]:
-    """Return how many devices the session has updated, and how many heap-only."""
+    """Return the number of updated devices of the session, and of heap-only updates."""
     cursor.execute(
         "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables"
         " WHERE relname = 'devices'"
@@ -180,13 +169,12 @@ def updates(cursor: Cursor) -> tuple[int, int]:
 
 
 def test_updates_are_heap_only(config: Config, acme: Organization) -> None:
-    """There is room on the pages, and no index on what changes."""
     identifiers = [f"SN-{number}" for number in range(1000)]
     acme.insert(*identifiers)
     connection = connect_service(config)
     connection.autocommit = False
     with connection.cursor() as cursor:
-        # A session may still have to report what it did before.
+        # The statistics of a session are not reset.
         before = updates(cursor)
         documents = dict.fromkeys(identifiers[::5], Raw(b'{"a": 1}'))
         update_metadata(cursor, acme.id, documents)
@@ -195,8 +183,8 @@ def test_updates_are_heap_only(config: Config, acme: Organization) -> None:
     connection.close()
 
 
-def test_psql_can_apply_it() -> None:
-    """No command of psql's own, and no transaction of its own, stands in the way."""
-    text = Path("schema.sql").read_text()
+def test_psql_can_apply_schema() -> None:
+    """schema.sql contains neither commands of psql nor a transaction."""
+    text = SCHEMA_FILE.read_text()
     assert "\n\\" not in text
     assert "BEGIN;" not in text
