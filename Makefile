@@ -36,8 +36,11 @@ install: .venv/installed ## Install everything into .venv
 run: .venv/installed ## Run the service with its own PostgreSQL, ready to be called
 	@$(BIN)/python -m bulk_metadata.demo
 
-test: .venv/installed ## Run the tests on a real PostgreSQL, all but the long ones
-	@$(BIN)/pytest -m 'not faults and not benchmarks and not browser and not containers'
+# Processes of pytest-xdist; -n 0 runs the tests in one.
+PARALLEL := -n logical --maxprocesses 4
+T ?= -m 'not faults and not benchmarks and not browser and not containers'
+test: .venv/installed ## Run the tests on a real PostgreSQL; a part: make test T=tests/api
+	@$(BIN)/pytest $(PARALLEL) --durations=10 --durations-min=1 $(T)
 
 faults: .venv/installed ## Run the fault tests, which kill, freeze and cut off, for minutes
 	@$(BIN)/pytest -m faults

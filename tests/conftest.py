@@ -1,4 +1,4 @@
-"""What the tests share: a real server, a database of their own, two organizations."""
+"""Fixtures of all tests: a real PostgreSQL, a database and two organizations."""
 
 import json
 import os
@@ -15,50 +15,83 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extensions import make_dsn
 from werkzeug.test import TestResponse
+from xdist.scheduler import LoadScopeScheduling
 
 from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.db.accounts import create_key, create_organization
-from bulk_metadata.db.schema import apply_schema
+from tests.support.databases import DATABASE as DATABASE
+from tests.support.databases import LOGIN as LOGIN
+from tests.support.databases import PROCESS, TestDatabases
+from tests.support.databases import connect as connect
 from tests.support.pgbouncer import PGBOUNCER, pgbouncer, version
 from tests.support.postgres import postgres
 from tests.support.service import PATH, Service, run_service
 
-SERVER = pytest.StashKey[str]()
-STOP = pytest.StashKey[ExitStack]()
-LABEL = pytest.StashKey[str]()
+pytest_plugins = ["tests.support.report"]
 
-# What stands between the service and its server in all tests, if anything.
+SERVER_URL = pytest.StashKey[str]()
+CLEANUP = pytest.StashKey[ExitStack]()
+LABEL = pytest.StashKey[str]()
+DATABASES = pytest.StashKey[TestDatabases]()
+
+# The pooler between the service and its server in all tests, if any.
 POOLER = os.environ.get("TEST_POOLER")
 DIRECT_ONLY = pytest.mark.skipif(
-    bool(POOLER), reason="behind a pooler start-up options are dropped"
+    bool(POOLER),
+    reason="start-up options, which PgBouncer drops. To test them: unset TEST_POOLER",
 )
-
-DATABASE = "bulk_metadata_test"
-# A login of its own, so that the password of a real service's role is never touched.
-LOGIN = {"user": "bulk_metadata_test", "password": "for-tests-only"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The developer's own settings are not the tests'.
+    """Start the server. The workers of pytest-xdist use that of their controller."""
+    # The settings of the developer must not affect the tests.
     for field in fields(Config):
         os.environ.pop(field.name.upper(), None)
     os.environ.pop("GUNICORN_CMD_ARGS", None)
-    stop = config.stash[STOP] = ExitStack()
+    cleanup = config.stash[CLEANUP] = ExitStack()
+    if hasattr(config, "workerinput"):
+        config.stash[SERVER_URL] = config.workerinput["server_url"]
+        config.stash[LABEL] = config.workerinput["label"]
+        return
     if POOLER not in (None, "", "pgbouncer"):
         raise pytest.UsageError(f"TEST_POOLER must be pgbouncer, not {POOLER!r}.")
     if POOLER and PGBOUNCER is None:
         raise pytest.UsageError("TEST_POOLER=pgbouncer: PgBouncer is not installed.")
-    url, label = stop.enter_context(postgres())
+    url, label = cleanup.enter_context(postgres())
     try:
         connection = connect(url)
     except psycopg2.Error as error:
         raise pytest.UsageError(f"Cannot connect to {label}: {error}") from None
-    number = connection.info.server_version // 10_000
+    major = connection.info.server_version // 10_000
     connection.close()
-    config.stash[SERVER] = url
     through = f", through {version()}" if POOLER else ""
-    config.stash[LABEL] = f"PostgreSQL {number}, {label}{through}"
+    config.stash[LABEL] = f"PostgreSQL {major}, {label}{through}"
+    config.stash[SERVER_URL] = url
+    databases = config.stash[DATABASES] = TestDatabases(url)
+    cleanup.callback(databases.drop)
+    if not config.option.tx:
+        databases.create(PROCESS)
+
+
+def pytest_configure_node(node: Any) -> None:
+    """Give a worker of pytest-xdist its database."""
+    node.workerinput["server_url"] = node.config.stash[SERVER_URL]
+    node.workerinput["label"] = node.config.stash[LABEL]
+    node.config.stash[DATABASES].create(node.gateway.id)
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # has no types
+    """Distributes single tests. Those that may change the role of the service, which
+    belongs to all databases of the server, run in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        changes_role = nodeid.startswith("tests/db/") or "init_db" in nodeid
+        return "role" if changes_role else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -72,60 +105,24 @@ def pytest_terminal_summary(
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    config.stash[STOP].close()
-
-
-def connect(url: str) -> Connection:
-    """Return an autocommitting connection: a second pair of eyes beside the service."""
-    connection = psycopg2.connect(url)
-    connection.autocommit = True
-    return connection
+    config.stash[CLEANUP].close()
 
 
 @pytest.fixture(scope="session")
-def owner_url(pytestconfig: pytest.Config) -> Iterator[str]:
-    """The URL of a new database, for its owner."""
-    server = connect(pytestconfig.stash[SERVER])
-    with server.cursor() as cursor:
-        drop = f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"
-        cursor.execute(drop)
-        cursor.execute(f"CREATE DATABASE {DATABASE} ENCODING 'UTF8' TEMPLATE template0")
-        cursor.execute(f"DROP ROLE IF EXISTS {LOGIN['user']}")
-        cursor.execute("SELECT FROM pg_roles WHERE rolname = 'bulk_metadata_service'")
-        made = cursor.fetchone() is None
-        yield make_dsn(pytestconfig.stash[SERVER], dbname=DATABASE)
-        cursor.execute(drop)
-        cursor.execute(f"DROP ROLE IF EXISTS {LOGIN['user']}")
-        if made:
-            cursor.execute("DROP ROLE IF EXISTS bulk_metadata_service")
-    server.close()
+def owner_url(pytestconfig: pytest.Config) -> str:
+    """The URL of a database with the schema, for its owner."""
+    return make_dsn(pytestconfig.stash[SERVER_URL], dbname=DATABASE)
 
 
 @pytest.fixture(scope="session")
 def direct_url(owner_url: str) -> str:
-    """The URL of the same database, its schema applied, for the service's role."""
-    connection = connect(owner_url)
-    with connection.cursor() as cursor:
-        apply_schema(cursor)
-        cursor.execute(
-            f"CREATE ROLE {LOGIN['user']} LOGIN PASSWORD '{LOGIN['password']}'"
-            " IN ROLE bulk_metadata_service"
-        )
-        # A role's settings are its own: members of it have none of them.
-        cursor.execute(
-            "SELECT unnest(setconfig) FROM pg_db_role_setting"
-            " WHERE setrole = 'bulk_metadata_service'::regrole AND setdatabase = 0"
-        )
-        for [setting] in cursor.fetchall():
-            name, _, value = setting.partition("=")
-            cursor.execute(f"ALTER ROLE {LOGIN['user']} SET {name} = %s", (value,))
-    connection.close()
+    """The URL of the same database, for the service's role."""
     return make_dsn(owner_url, **LOGIN)
 
 
 @pytest.fixture(scope="session")
 def pooled_url(direct_url: str, owner_url: str) -> Iterator[str]:
-    """The same through PgBouncer, which must be installed."""
+    """The URL of the same database through PgBouncer, which must be installed."""
     connection = connect(owner_url)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -139,7 +136,7 @@ def pooled_url(direct_url: str, owner_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def service_url(request: pytest.FixtureRequest) -> str:
-    """The one of the two that this run is about."""
+    """The URL of the database, through the pooler that TEST_POOLER names."""
     url: str = request.getfixturevalue("pooled_url" if POOLER else "direct_url")
     return url
 
@@ -154,16 +151,38 @@ def app(config: Config) -> Flask:
     return create_app(config)
 
 
+RunService = Callable[..., Service]
+
+
 @pytest.fixture(scope="session")
-def service(
+def shared_service(
     service_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    """The service under gunicorn, which none of its tests may make fail."""
-    log = tmp_path_factory.mktemp("service") / "log"
-    with run_service(log, DATABASE_URL=service_url) as service:
-        yield service
-    assert "Traceback" not in log.read_text()
-    assert not [line for line in service.requests if "exception" in line]
+) -> Iterator[RunService]:
+    """Return the running service with the given settings, started on first use.
+
+    Tests share it, so they must not stop it or cause errors in its log.
+    """
+    services: dict[frozenset[tuple[str, str]], Service] = {}
+    with ExitStack() as stack:
+
+        def run(**settings: str) -> Service:
+            key = frozenset(settings.items())
+            if key not in services:
+                log = tmp_path_factory.mktemp("service") / "log"
+                settings = {"DATABASE_URL": service_url, **settings}
+                services[key] = stack.enter_context(run_service(log, **settings))
+            return services[key]
+
+        yield run
+    for service in services.values():
+        assert "Traceback" not in service.log.read_text()
+        assert not [line for line in service.requests if "exception" in line]
+
+
+@pytest.fixture(scope="session")
+def service(shared_service: RunService) -> Service:
+    """The shared service with the default settings."""
+    return shared_service()
 
 
 @pytest.fixture
@@ -180,14 +199,14 @@ def connection(owner_url: str, service_url: str) -> Iterator[Connection]:
 
 @pytest.fixture
 def cursor(connection: Connection) -> Iterator[Cursor]:
-    """The owner's cursor, on tables that are empty."""
+    """A cursor of the owner, on empty tables."""
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE organizations CASCADE")
         yield cursor
 
 
 class Organization:
-    """An organization, its key and its devices, from the owner's side."""
+    """An organization with an API key and devices, accessed as the owner."""
 
     def __init__(self, cursor: Cursor, name: str) -> None:
         self.cursor = cursor
@@ -198,7 +217,7 @@ class Organization:
         return create_key(self.cursor, self.id, "tests", expires_in).text
 
     def insert(self, *identifiers: str, metadata: Any = None) -> None:
-        """Create devices, last updated long ago."""
+        """Create devices that were last updated in 2001."""
         self.cursor.execute(
             "INSERT INTO devices (organization_id, identifier, device_metadata,"
             " updated_at) SELECT %s, unnest(%s), %s, '2001-01-01'",
@@ -206,7 +225,7 @@ class Organization:
         )
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """Return every byte of every device, and which transaction wrote it."""
+        """Return all columns of all devices, and the transaction that wrote each."""
         self.cursor.execute(
             "SELECT *, xmin FROM devices WHERE organization_id = %s ORDER BY 3",
             (self.id,),
@@ -219,7 +238,7 @@ class Organization:
         }
 
     def texts(self) -> dict[str, str]:
-        """Return the metadata as PostgreSQL writes it, every digit of it."""
+        """Return the metadata in the text form of PostgreSQL."""
         return self._by_identifier("device_metadata::text")
 
     def ids(self) -> dict[str, str]:
@@ -253,7 +272,7 @@ Post = Callable[..., TestResponse]
 
 @pytest.fixture
 def post(client: FlaskClient, acme: Organization) -> Post:
-    """Send a body, or the JSON of anything else, with Acme's key by default."""
+    """Send a body (bytes, text, or an object to encode) with the API key of Acme."""
 
     def post(
         body: Any, key: str = acme.key, query: str = "", **headers: str

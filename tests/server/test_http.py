@@ -61,7 +61,7 @@ def test_a_call(service: Service, acme: Organization) -> None:
 
 
 # http.client sends latin-1 only; what else there is to send follows as bytes.
-@pytest.mark.parametrize("case", [*wrong_keys("tlm_").keys() - {"other digits"}])
+@pytest.mark.parametrize("case", sorted(wrong_keys("tlm_").keys() - {"other digits"}))
 def test_a_wrong_key(case: str, service: Service, acme: Organization) -> None:
     answer = service.request("{", {"x-api-key": wrong_keys(acme.key)[case]})
     assert (answer.status, answer.json) == (401, UNAUTHORIZED)

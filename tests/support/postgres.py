@@ -1,4 +1,4 @@
-"""The PostgreSQL that the tests run on: always a real server."""
+"""The PostgreSQL server of a test run."""
 
 import gc
 import os
@@ -16,20 +16,22 @@ from testcontainers.community.postgres import PostgresContainer
 
 from bulk_metadata.demo.embedded import embedded_postgres
 
-# What a container runs unless TEST_POSTGRES_IMAGE says otherwise.
+# The default of TEST_POSTGRES_IMAGE.
 IMAGE = "postgres:18"
 
-# How long the Docker engine may stay silent.
-PULL_SECONDS = 60
+# Seconds. A Docker engine that does not respond in this time counts as unavailable.
+PULL_TIMEOUT = 60
 
 
 @contextmanager
 def postgres() -> Iterator[tuple[str, str]]:
-    """Give a superuser's URL and say in words which server it is: the one that
-    TEST_DATABASE_URL names, else one in a container, else the embedded one. TEST_SERVER
-    (``container`` or ``embedded``) leaves no choice."""
+    """Start a server and return the URL of its superuser and a description.
+
+    It is the server at TEST_DATABASE_URL, otherwise one in a container, otherwise the
+    embedded one. TEST_SERVER (``container`` or ``embedded``) sets the choice.
+    """
     if url := os.environ.get("TEST_DATABASE_URL"):
-        yield url, "the server that TEST_DATABASE_URL names"
+        yield url, "the server at TEST_DATABASE_URL"
         return
     image = os.environ.get("TEST_POSTGRES_IMAGE", IMAGE)
     wanted = os.environ.get("TEST_SERVER") or (
@@ -47,10 +49,10 @@ def postgres() -> Iterator[tuple[str, str]]:
 
 
 def can_run(image: str) -> bool:
-    """Tell whether there is a Docker engine that has the image, or can get it."""
+    """Return whether a Docker engine has the image, or can pull it."""
     with warnings.catch_warnings():
-        # docker leaves a socket open where there is no engine: collected here, it does
-        # not fail the test that runs when it would be found.
+        # Without an engine, docker leaves a socket open. If it is collected here, the
+        # warning does not fail a test.
         warnings.simplefilter("ignore", ResourceWarning)
         found = has_or_pulls(image)
         gc.collect()
@@ -59,7 +61,7 @@ def can_run(image: str) -> bool:
 
 def has_or_pulls(image: str) -> bool:
     try:
-        with closing(docker.from_env(timeout=PULL_SECONDS)) as client:
+        with closing(docker.from_env(timeout=PULL_TIMEOUT)) as client:
             if not client.images.list(name=image):
                 print(f"Pulling {image} ...", file=sys.stderr)
                 client.images.pull(image)

@@ -196,7 +196,9 @@ def test_the_make_targets_exist() -> None:
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, timeout=60)
 
 
-def test_the_commands(acme: Organization, owner_url: str, tmp_path: Path) -> None:
+def test_commands_from_init_db_to_import(
+    acme: Organization, owner_url: str, tmp_path: Path
+) -> None:
     """From an empty database to devices, with the files as they stand."""
     acme.cursor.execute("TRUNCATE organizations CASCADE")
     [init] = re.findall(r"^flask init-db$", DEPLOYMENT, re.MULTILINE)
