@@ -38,7 +38,8 @@ from benchmarks.report.document import write_report
 from benchmarks.report.plot import plot
 from benchmarks.report.results import THIS, Results
 from tests.support.cluster import Cluster
-from tests.support.service import Service, free_port, run_service
+from tests.support.service import Service, run_service
+from tests.support.waiting import free_port
 
 HERE = Path(__file__).parent
 

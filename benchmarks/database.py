@@ -14,7 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 from bulk_metadata.db.schema import apply_schema
 from tests.conftest import Organization
 from tests.support.cluster import Cluster, cluster
-from tests.support.service import free_port
+from tests.support.waiting import free_port
 
 SETTINGS = {
     "fsync": "on",

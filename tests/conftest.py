@@ -24,8 +24,8 @@ from tests.support.databases import DATABASE as DATABASE
 from tests.support.databases import LOGIN as LOGIN
 from tests.support.databases import PROCESS, TestDatabases
 from tests.support.databases import connect as connect
-from tests.support.pgbouncer import PGBOUNCER, pgbouncer, version
 from tests.support.postgres import postgres
+from tests.support.proxies import PGBOUNCER, pgbouncer, pgbouncer_version
 from tests.support.service import PATH, Service, run_service
 
 pytest_plugins = ["tests.support.report"]
@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"Cannot connect to {label}: {error}") from None
     major = connection.info.server_version // 10_000
     connection.close()
-    through = f", through {version()}" if POOLER else ""
+    through = f", through {pgbouncer_version()}" if POOLER else ""
     config.stash[LABEL] = f"PostgreSQL {major}, {label}{through}"
     config.stash[SERVER_URL] = url
     databases = config.stash[DATABASES] = TestDatabases(url)

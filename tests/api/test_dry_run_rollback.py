@@ -21,8 +21,8 @@ from bulk_metadata.db.pool import Database, DatabaseError
 from bulk_metadata.db.queries import dry_run_update, update_metadata
 from tests.conftest import Organization, connect
 from tests.db.test_pool import backend_pid, retries
-from tests.support.cluster import wait_until
 from tests.support.service import PATH
+from tests.support.waiting import wait_until
 
 DOCUMENTS = {"SN-1": Raw(b'{"a": 1}'), "SN-2": Raw(b'{"a": 2}')}
 

@@ -23,7 +23,8 @@ from benchmarks.measure import over_http, sample
 from benchmarks.memory import Memory
 from benchmarks.report.results import memory_goals
 from tests.conftest import Organization
-from tests.support.service import ROOT, Service, free_port
+from tests.support.service import ROOT, Service
+from tests.support.waiting import free_port
 
 pytestmark = pytest.mark.benchmarks
 

@@ -15,8 +15,9 @@ from tests.conftest import Organization
 from tests.support import fault_proxy as faults
 from tests.support.client_runner import Client, numbered
 from tests.support.fault_proxy import Fault, Proxy, answered
-from tests.support.service import PATH, free_port
+from tests.support.service import PATH
 from tests.support.tcp_proxy import spawn
+from tests.support.waiting import free_port
 
 DEVICES = numbered(10)
 

@@ -25,9 +25,9 @@ from bulk_metadata.files.source import Source
 from tests.conftest import Organization
 from tests.support import fault_proxy as faults
 from tests.support.client_runner import Client, Done, numbered
-from tests.support.doc_scripts import wait_until
 from tests.support.fault_proxy import Proxy, answered
 from tests.support.service import ROOT
+from tests.support.waiting import wait_until
 
 DEVICES = numbered(10)
 

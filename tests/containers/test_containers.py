@@ -8,7 +8,6 @@ import pytest
 from docker.models.containers import Container
 
 from tests.support.callers import CLIENTS, IDENTIFIERS, Callers
-from tests.support.cluster import wait_until
 from tests.support.compose_project import (
     COMPOSE_FILE,
     Project,
@@ -19,6 +18,7 @@ from tests.support.compose_project import (
     requests,
 )
 from tests.support.service import PATH
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.containers
 

@@ -18,7 +18,8 @@ import pytest
 from click import ClickException
 
 from bulk_metadata.demo.embedded import check_directory
-from tests.support.service import ANY_PORT, ROOT, free_port
+from tests.support.service import ANY_PORT, ROOT
+from tests.support.waiting import free_port
 
 RESPONSE = re.compile(
     r'\{"success":true,"updated":2,"notFound":1,"results":\['

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import Cluster, cluster
-from tests.support.service import free_port
+from tests.support.waiting import free_port
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.db.schema import apply_schema
-from tests.support.cluster import Cluster, cluster, wait_until
+from tests.support.cluster import Cluster, cluster
 from tests.support.concurrent_clients import (
     CLIENTS,
     CONNECTIONS,
@@ -28,8 +28,8 @@ from tests.support.concurrent_clients import (
     stored,
     waiting,
 )
-from tests.support.service import free_port
 from tests.support.tcp_proxy import relay
+from tests.support.waiting import free_port, wait_until
 
 pytestmark = pytest.mark.faults
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster import Cluster
 from tests.support.load import Client, devices, load
 from tests.support.service import run_service
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster, folder_for_postgres, kill, run, wait_until
+from tests.support.cluster import Cluster, folder_for_postgres, kill, run
 from tests.support.concurrent_clients import DEVICES, PROMISE, ask, clients
-from tests.support.service import free_port
+from tests.support.waiting import free_port, wait_until
 
 pytestmark = pytest.mark.faults
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from psycopg2.extensions import cursor as Cursor
 
-from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster import Cluster
 from tests.support.load import (
     Client,
     backends,
@@ -23,6 +23,7 @@ from tests.support.load import (
     workers,
 )
 from tests.support.service import Service, run_service
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Organization
 from tests.support.callers import CLIENTS, IDENTIFIERS, Callers
-from tests.support.nginx import nginx
+from tests.support.proxies import nginx
 from tests.support.service import Service, run_service
 
 pytestmark = pytest.mark.faults

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Organization
-from tests.support.nginx import nginx
+from tests.support.proxies import nginx
 from tests.support.service import PATH, Service, run_service
 
 pytestmark = pytest.mark.faults

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster import Cluster
 from tests.support.load import Client
 from tests.support.service import Answer, run_service
 from tests.support.stress import (
@@ -18,6 +18,7 @@ from tests.support.stress import (
     is_right,
     violations,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 

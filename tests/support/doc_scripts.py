@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,14 +20,6 @@ PROGRAMS = os.pathsep.join(
 
 # More digits than a double has.
 NUMBER = "12345678901234567890.123456789012345678901234567890"
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise TimeoutError(condition)
 
 
 def snippets(document: str, heading: str, language: str = "sh") -> list[str]:

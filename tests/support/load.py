@@ -13,8 +13,9 @@ from typing import Any
 import psutil
 from psycopg2.extensions import cursor as Cursor
 
-from tests.support.cluster import PATIENCE, Cluster, wait_until
+from tests.support.cluster import Cluster
 from tests.support.service import PATH, Answer, Service
+from tests.support.waiting import TIMEOUT, wait_until
 
 
 class Client:
@@ -22,7 +23,7 @@ class Client:
 
     def __init__(self, service: Service, key: str) -> None:
         self.connection = http.client.HTTPConnection(
-            "127.0.0.1", service.port, timeout=PATIENCE
+            "127.0.0.1", service.port, timeout=TIMEOUT
         )
         self.headers = {"x-api-key": key}
 

@@ -102,24 +102,16 @@ def run_service(log: Path, **settings: str) -> Iterator[Service]:
 
 
 def listening_port(process: subprocess.Popen[str], log: Path) -> int:
-    """Return the port that gunicorn says it listens at."""
-    for _ in range(6000):
+    """Return the port from the start-up message of gunicorn."""
+    message = re.compile(r"Listening at: http://127.0.0.1:(\d+)")
+    while process.poll() is None and not message.search(log.read_text()):
         time.sleep(0.01)
-        if process.poll() is not None:
-            break
-        if match := re.search(r"Listening at: http://127.0.0.1:(\d+)", log.read_text()):
-            return int(match[1])
+    if match := message.search(log.read_text()):
+        return int(match[1])
     raise RuntimeError(log.read_text())
 
 
 def metrics_port(log: Path) -> int:
-    """Return the port where it says its metrics are, which it says first."""
+    """Return the metrics port, which the log contains before the other port."""
     [port] = re.findall(r"Metrics at http://127.0.0.1:(\d+)/metrics", log.read_text())
     return int(port)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

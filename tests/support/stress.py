@@ -18,9 +18,10 @@ from typing import Any
 
 import psycopg2
 
-from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster import Cluster
 from tests.support.load import Client, backends, load, workers
 from tests.support.service import Answer, Service
+from tests.support.waiting import wait_until
 
 DEVICES = [f"SN-{number}" for number in range(600)]
 BATCHES = [1, 50, 300]

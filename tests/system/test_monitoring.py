@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,7 +15,8 @@ import pytest
 import requests
 
 from tests.conftest import Organization, connect
-from tests.support.service import ROOT, Answer, Service, free_port, run_service
+from tests.support.service import ROOT, Answer, Service, run_service
+from tests.support.waiting import free_port, wait_until
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "bulk-metadata.json"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -182,14 +182,6 @@ def answers(port: int) -> bool:
         return requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=10).ok
     except requests.ConnectionError:
         return False
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise TimeoutError(what)
 
 
 @contextmanager

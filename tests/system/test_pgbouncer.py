@@ -15,9 +15,9 @@ from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
 from tests.conftest import Organization, connect
 from tests.db.test_schema import INDEX_SCAN, MANY_ROWS, plan
-from tests.support.cluster import wait_until
-from tests.support.pgbouncer import PGBOUNCER
+from tests.support.proxies import PGBOUNCER
 from tests.support.service import PATH, ROOT, run_service
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
 

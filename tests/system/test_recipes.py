@@ -10,8 +10,9 @@ import pytest
 
 from tests.api.test_update import wait_until_locked
 from tests.conftest import LOGIN, Organization, connect
-from tests.support.doc_scripts import NUMBER, Run, runner, snippets, wait_until
+from tests.support.doc_scripts import NUMBER, Run, runner, snippets
 from tests.support.service import PATH, ROOT, Service, run_service
+from tests.support.waiting import wait_until
 
 SCRIPTS = (ROOT / "docs" / "scripts.md").read_text()
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
