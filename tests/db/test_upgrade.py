@@ -20,8 +20,9 @@ from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.schema import apply_schema
 from tests.commands.conftest import runner
 from tests.conftest import DATABASE, Organization, connect
-from tests.support.cluster import BINARIES, wait_until
+from tests.support.cluster import BINARIES
 from tests.support.service import ROOT
+from tests.support.waiting import wait_until
 
 SCHEMAS = sorted((ROOT / "tests" / "db" / "schemas").glob("*.sql"))
 DISTINCT = [path for path in SCHEMAS if not path.is_symlink()]
