@@ -3,6 +3,9 @@ unaltered."""
 
 import codecs
 import re
+import select
+import socket
+import struct
 from contextlib import suppress
 from typing import IO, TypedDict
 from urllib.parse import parse_qsl
@@ -34,9 +37,21 @@ class Body(TypedDict):
     devices: dict[str, JsonText]
 
 
+class ClientDisconnectedError(Exception):
+    """The client disconnected before the update. It may have sent newer metadata."""
+
+
 BODY = Decoder(Body)
 
 NOT_A_LETTER = re.compile(r"[^a-z]")
+
+# Milliseconds between the last byte of a request and the end of the client's stream.
+# Some clients shut down their sending side after a request, and read the response. A
+# client that closes the connection after a timeout does so later.
+MAX_HALF_CLOSE_DELAY = 100
+# Offset of tcpi_last_data_recv and tcpi_last_ack_recv in struct tcp_info of Linux.
+TCP_INFO_AGES = 52
+POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux
 
 # Errors of a stream whose client disconnects or sends malformed chunks. WSGI does not
 # define the latter, so gunicorn has its own exception.
@@ -103,3 +118,16 @@ def parse_body(body: bytes) -> Body | dict[str, JsonText] | JsonText:
         return ANY_VALUE.decode(body)
     except (UnicodeDecodeError, InvalidJsonError, RecursionError):
         raise ApiError(400, INVALID_JSON) from None
+
+
+def require_connected(client: socket.socket | None) -> None:
+    """Raise ClientDisconnectedError if the peer of the socket has disconnected."""
+    if client is None:
+        return
+    poll = select.poll()
+    poll.register(client, POLLRDHUP)
+    for _, events in poll.poll(0):
+        info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_AGES + 8)
+        data_age, ack_age = struct.unpack_from("II", info, TCP_INFO_AGES)
+        if events != POLLRDHUP or data_age - ack_age > MAX_HALF_CLOSE_DELAY:
+            raise ClientDisconnectedError

@@ -1,9 +1,16 @@
 """The endpoint: one request, from the API key to the response."""
 
+from functools import partial
+
 from flask import Blueprint, current_app, request
 from flask.typing import ResponseReturnValue
 
-from bulk_metadata.api.request import is_dry_run, parse_body, read_body
+from bulk_metadata.api.request import (
+    is_dry_run,
+    parse_body,
+    read_body,
+    require_connected,
+)
 from bulk_metadata.api.response import build_response
 from bulk_metadata.api.validation import validate
 from bulk_metadata.config import Config
@@ -30,7 +37,7 @@ def replace_bulk_metadata() -> ResponseReturnValue:
     config: Config = current_app.extensions["config"]
 
     api_key = authenticate(request.headers.get("x-api-key"), database)
-    context.organization_id, context.key_id = api_key
+    context.organization_id, context.key_id = api_key.organization_id, api_key.id
     context.is_dry_run = is_dry_run(request.query_string)
     body = read_body(request.stream, request.content_length, config.max_body_bytes)
     context.body_bytes = len(body)
@@ -38,10 +45,27 @@ def replace_bulk_metadata() -> ResponseReturnValue:
     context.devices = len(documents)
     update = dry_run_update if context.is_dry_run else update_metadata
     device_ids = database.run(
-        update, api_key.organization_id, documents, context.request_id, api_key.id
+        update,
+        api_key.organization_id,
+        documents,
+        context.request_id,
+        api_key.id,
+        partial(guard, api_key),
     )
     context.updated = len(device_ids)
     return build_response(documents, device_ids, is_dry_run=context.is_dry_run)
+
+
+def guard(api_key: ApiKey) -> str:
+    """Return SQL that prevents a late update. It is called before each attempt.
+
+    An attempt must start early enough to end before ANSWER_TIMEOUT, when the client
+    gets its 500. Raises ClientDisconnectedError.
+    """
+    config: Config = current_app.extensions["config"]
+    require_connected(request.environ.get("gunicorn.socket"))
+    start_within = config.answer_timeout - config.statement_timeout
+    return api_key.clock.guard(start_within, config.statement_timeout)
 
 
 def authenticate(key: str | None, database: Database) -> ApiKey:

@@ -1,6 +1,6 @@
 """Step 4: the statements of a request and of /readyz, each above its function."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import psycopg2
@@ -10,9 +10,10 @@ from psycopg2.extras import Json, execute_values
 
 from bulk_metadata.core.errors import INVALID_JSON, ApiError
 from bulk_metadata.core.json_text import JsonText, encode
+from bulk_metadata.db.server_clock import ServerClock
 
 SELECT_API_KEY = """
-SELECT organization_id, id
+SELECT organization_id, id, extract(epoch FROM clock_timestamp())::float8
   FROM api_keys
  WHERE key_hash = %s
    AND revoked_at IS NULL
@@ -21,10 +22,11 @@ SELECT organization_id, id
 
 
 class ApiKey(NamedTuple):
-    """A valid API key: its organization and its ID."""
+    """A valid API key: its organization, its ID, and the time when it was valid."""
 
     organization_id: str
     id: str
+    clock: ServerClock
 
 
 def select_api_key(cursor: Cursor, key_hash: bytes) -> ApiKey | None:
@@ -32,7 +34,7 @@ def select_api_key(cursor: Cursor, key_hash: bytes) -> ApiKey | None:
     revoked."""
     cursor.execute(SELECT_API_KEY, (key_hash,))
     row = cursor.fetchone()
-    return ApiKey(*row) if row else None
+    return ApiKey(row[0], row[1], ServerClock(row[2])) if row else None
 
 
 # One statement updates all matching devices, or none. It sorts them in the order of the
@@ -67,12 +69,15 @@ def update_metadata(
     documents: Mapping[str, JsonText],
     request_id: str = "",
     key_id: str | None = None,
+    guard: Callable[[], str] = str,
 ) -> dict[str, str]:
     """Replace the metadata of the devices in ``documents``, JSON text by identifier.
 
-    Stores ``request_id`` and ``key_id`` as the last writer of each device. Returns the
-    IDs of the devices that exist in the organization, by identifier. Raises ApiError
-    400 if a document exceeds the nesting depth that ``max_stack_depth`` allows.
+    Stores ``request_id`` and ``key_id`` as the last writer of each device. ``guard``
+    returns SQL that precedes the statement in the same message and transaction. Returns
+    the IDs of the devices that exist in the organization, by identifier. Raises
+    ApiError 400 if a document exceeds the nesting depth that ``max_stack_depth``
+    allows.
     """
     # PostgreSQL can store no device with another identifier.
     members = [
@@ -89,7 +94,7 @@ def update_metadata(
     ]
     # execute_values reads %% as %.
     writer = (request_id.replace("%", "%%"), key_id)
-    statement = cursor.mogrify(UPDATE_METADATA, (*writer, organization_id))
+    statement = cursor.mogrify(guard() + UPDATE_METADATA, (*writer, organization_id))
     try:
         # One page is one statement.
         found = execute_values(cursor, statement, rows, page_size=len(rows), fetch=True)
@@ -110,6 +115,7 @@ def dry_run_update(
     documents: Mapping[str, JsonText],
     request_id: str = "",
     key_id: str | None = None,
+    guard: Callable[[], str] = str,
 ) -> dict[str, str]:
     """Run ``update_metadata``, roll it back, and return or raise the same.
 
@@ -118,7 +124,9 @@ def dry_run_update(
     """
     try:
         cursor.execute(BEGIN_DRY_RUN)
-        return update_metadata(cursor, organization_id, documents, request_id, key_id)
+        return update_metadata(
+            cursor, organization_id, documents, request_id, key_id, guard
+        )
     finally:
         _roll_back(cursor)
 
