@@ -73,7 +73,7 @@ def test_a_row_that_stays_locked_fails_the_call(
         cursor.execute("SELECT FROM devices FOR UPDATE")
         assert client.post(PATH, data=body, headers=headers).status_code == 500
     locker.close()
-    # The lock timeout is that of the role. The statement timeout is sent with the UPDATE.
+    # The role sets the lock timeout; the service sends the statement timeout.
     assert "57014: canceling statement due to statement timeout" in caplog.text
     assert acme.rows() == before
     assert client.post(PATH, data=body, headers=headers).status_code == 200
