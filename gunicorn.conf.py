@@ -23,8 +23,11 @@ threads = settings.threads
 worker_class = "bulk_metadata.server.worker.Worker"
 # Seconds. Fleet tools send many requests on one connection, which saves handshakes.
 keepalive = 30
-# Seconds. On SIGTERM and SIGHUP, requests in flight complete.
-graceful_timeout = settings.request_timeout + 10
+# Seconds. On SIGTERM and SIGHUP, requests in flight complete: they take REQUEST_TIMEOUT
+# for the body, and up to two attempts for each of two statements.
+graceful_timeout = settings.request_timeout + 2 * (
+    settings.pool_timeout + settings.lock_timeout + settings.answer_timeout
+)
 # Bytes. An API key of 8 KB gets a 401, like any other invalid key.
 limit_request_field_size = 16_384
 # gunicorn would accept these headers from clients on the same machine.
@@ -35,6 +38,9 @@ control_socket_disable = True
 
 def on_starting(server: Any) -> None:
     """Open the metrics port. It stays open during a reload."""
+    # The main thread of a worker reads request heads as plain text.
+    if server.cfg.is_ssl:
+        sys.exit("TLS is not supported. Use a proxy, as in deploy/nginx.conf.")
     try:
         server.metrics_port = MetricsPort(settings)
     except OSError as error:

@@ -10,8 +10,6 @@ from contextlib import suppress
 from typing import IO, TypedDict
 from urllib.parse import parse_qsl
 
-from gunicorn.http.errors import ParseException
-
 from bulk_metadata.core.errors import (
     INVALID_DRY_RUN,
     INVALID_JSON,
@@ -53,10 +51,6 @@ MAX_HALF_CLOSE_DELAY = 100
 TCP_INFO_AGES = 52
 POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux
 
-# Errors of a stream whose client disconnects or sends malformed chunks. WSGI does not
-# define the latter, so gunicorn has its own exception.
-UNREADABLE = (OSError, ParseException)
-
 
 def is_dry_run(query_string: bytes) -> bool:
     """Return whether the encoded query of the URL requests a dry run.
@@ -92,7 +86,7 @@ def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> byte
         # One more byte distinguishes a body that exceeds the limit from one that fits.
         too_large = (content_length or 0) > limit
         body = b"" if too_large else stream.read(limit + 1)
-    except UNREADABLE:
+    except OSError:
         raise ApiError(400, INVALID_JSON) from None
     if too_large or len(body) > limit:
         raise ApiError(413, LARGE_BODY.format(limit=limit))
