@@ -46,7 +46,7 @@ NOT_A_LETTER = re.compile(r"[^a-z]")
 # Milliseconds between the last byte of a request and the end of the client's stream.
 # Some clients shut down their sending side after a request, and read the response. A
 # client that closes the connection after a timeout does so later.
-MAX_HALF_CLOSE_DELAY = 100
+MAX_HALF_CLOSE_DELAY = 500
 # Offset of tcpi_last_data_recv and tcpi_last_ack_recv in struct tcp_info of Linux.
 TCP_INFO_AGES = 52
 POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux

@@ -4,6 +4,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -40,6 +41,18 @@ SAFE_URL = re.compile(
 )
 
 
+# The backend of a connection that broke may still receive a statement, after the retry
+# has succeeded. A backend that uses its process ID by now started later. Milliseconds.
+TERMINATE_PREVIOUS = """
+SELECT pg_terminate_backend(previous.pid, 1000)
+  FROM pg_stat_activity AS previous
+  JOIN pg_stat_activity AS own ON own.pid = pg_backend_pid()
+ WHERE previous.pid = %s
+   AND previous.usename = own.usename
+   AND previous.backend_start < own.backend_start
+"""
+
+
 class PooledConnection:
     """A connection that opens when it is needed, and again after it is closed."""
 
@@ -47,6 +60,7 @@ class PooledConnection:
         self._config = config
         self._watchdog = watchdog
         self._connection: Connection | None = None
+        self._backend: int | None = None
 
     @property
     def is_open(self) -> bool:
@@ -77,7 +91,19 @@ class PooledConnection:
             # any time, and the system would reuse the number.
             self._socket = socket.socket(fileno=os.dup(connection.fileno()))
             self._connection = connection
+            self._terminate_previous(connection)
         return self._connection
+
+    def _terminate_previous(self, connection: Connection) -> None:
+        """Terminate the backend of the connection that this one replaces, if any."""
+        previous, self._backend = self._backend, connection.info.backend_pid
+        if previous is not None:
+            with (
+                self._watchdog.watch(self._socket),
+                connection.cursor() as cursor,
+                suppress(psycopg2.Error),
+            ):
+                cursor.execute(TERMINATE_PREVIOUS, (previous,))
 
 
 def connect_service(config: Config) -> Connection:

@@ -1,15 +1,20 @@
 """Step 2: what is valid JSON, and how much of it is taken."""
 
 import json
+import socket
+import struct
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from psycopg2.extensions import make_dsn
 
 from app import create_app
+from bulk_metadata.api.request import ClientDisconnectedError, require_connected
 from bulk_metadata.config import Config
 from tests.conftest import Organization, Post
 from tests.support.service import PATH
+from tests.support.waiting import wait_until
 
 INVALID = {"error": "Invalid JSON payload"}
 
@@ -184,3 +189,60 @@ def test_document_of_9_mb_is_stored(post: Post, acme: Organization) -> None:
     metadata = {str(number): "x" * 80 for number in range(100_000)}
     assert post(json.dumps({"devices": {"SN-1": metadata}})).status_code == 200
     assert acme.metadata() == {"SN-1": metadata}
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """The two ends of a TCP connection, whose client has sent data."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as server,
+    ):
+        client.sendall(b"request")
+        assert server.recv(7) == b"request"
+        yield client, server
+
+
+def age_of_data(client: socket.socket) -> int:
+    """Return the milliseconds since the client has sent data."""
+    info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 48)
+    [age] = struct.unpack_from("I", info, 44)
+    return int(age)
+
+
+def is_connected(server: socket.socket) -> bool:
+    try:
+        require_connected(server)
+    except ClientDisconnectedError:
+        return False
+    return True
+
+
+def test_client_that_shuts_down_sending_is_connected(pair: Pair) -> None:
+    client, server = pair
+    assert is_connected(server)
+    # The last byte and the end of the stream are one segment.
+    client.send(b"x", socket.MSG_MORE)
+    client.shutdown(socket.SHUT_WR)
+    assert server.recv(1) + server.recv(1) == b"x"
+    assert is_connected(server)
+
+
+def test_client_that_closes_later_is_disconnected(pair: Pair) -> None:
+    client, server = pair
+    wait_until(lambda: age_of_data(client) > 600, "the timeout")
+    assert is_connected(server)
+    client.close()
+    assert server.recv(1) == b""
+    assert not is_connected(server)
+
+
+def test_client_that_resets_connection_is_disconnected(pair: Pair) -> None:
+    client, server = pair
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    wait_until(lambda: not is_connected(server))

@@ -28,7 +28,7 @@ from tests.support.concurrent_clients import (
     stored,
     waiting,
 )
-from tests.support.tcp_proxy import relay
+from tests.support.tcp_proxy import tcp_proxy
 from tests.support.waiting import free_port, wait_until
 
 pytestmark = pytest.mark.faults
@@ -353,11 +353,11 @@ def test_a_network_that_swallows_everything_is_given_up_and_used_again(
     server: Cluster, folder: Path
 ) -> None:
     key = prepare(server)
-    with relay(server.port) as network:
+    with tcp_proxy(server.port) as network:
         url = server.service_url.replace(str(server.port), str(network.port))
         with clients(key, url, folder) as callers:
             assert callers.burst() == {200}
-            network.swallow()
+            network.block()
             # First open connections fall silent, then new ones.
             for _ in range(2):
                 assert callers.burst() == {500}
@@ -365,7 +365,7 @@ def test_a_network_that_swallows_everything_is_given_up_and_used_again(
             # The threads are back: all of them answer who needs no database.
             for _ in range(CONNECTIONS):
                 assert callers.service.request("{}").status == 401
-            network.forward()
+            network.unblock()
             for _ in range(5):
                 assert callers.burst() == {200}
 
@@ -374,14 +374,14 @@ def test_a_network_that_falls_silent_under_load_loses_nothing_acknowledged(
     server: Cluster, folder: Path
 ) -> None:
     key = prepare(server)
-    with relay(server.port) as network:
+    with tcp_proxy(server.port) as network:
         url = server.service_url.replace(str(server.port), str(network.port))
         with clients(key, url, folder) as callers:
             with callers.writing():
                 callers.wait_for_more()
-                network.swallow()
+                network.block()
                 wait_until(lambda: 500 in callers.statuses)
-                network.forward()
+                network.unblock()
                 callers.wait_for_more()
             assert callers.worst < PROMISE
             callers.check(server)

@@ -1,36 +1,72 @@
-"""A network between the service and its database: one that can swallow everything."""
+"""A network between the service and PostgreSQL that can drop or delay messages."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 
-class Relay:
-    """Forwards what comes to ``port`` of 127.0.0.1 to another port, until it is told to
-    swallow: then it still accepts, and nothing arrives any more, in neither direction.
+class HeldConnection:
+    """A connection whose messages to the server are held back from some byte on."""
 
-    A connection that has lost a byte never gets another one through, as in a stream
-    that cannot be resumed; new ones do as soon as the relay forwards again.
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self._client = client
+        self._server = server
+        self.data = b""
+        # The port of the connection, as PostgreSQL sees it.
+        self.port: int = server.getsockname()[1]
+
+    @property
+    def deadline(self) -> float:
+        """Server time after which the held statement must have no effect."""
+        [deadline] = re.findall(rb"to_timestamp\(([\d.]+)\)", self.data)
+        return float(deadline)
+
+    def reset_client(self) -> None:
+        """Break the connection of the client, while the server's stays open."""
+        self._client.shutdown(socket.SHUT_RDWR)
+
+    def deliver(self) -> None:
+        """Send the held messages, and the end of the stream, to the server."""
+        # The server may have closed the connection.
+        with suppress(OSError):
+            self._server.sendall(self.data)
+            self._server.shutdown(socket.SHUT_WR)
+
+
+class TcpProxy:
+    """A proxy from ``port`` to ``target``, both on 127.0.0.1.
+
+    A connection that has lost a byte stays silent: a TCP stream cannot skip bytes.
     """
 
     def __init__(self, target: int) -> None:
         self._target = target
-        self._swallows = threading.Event()
+        self._blocks = threading.Event()
+        self._pattern: bytes | None = None
+        self.held: list[HeldConnection] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._sockets = [self._listener]
         self.port: int = self._listener.getsockname()[1]
         spawn(self._accept)
 
-    def swallow(self) -> None:
-        self._swallows.set()
+    def block(self) -> None:
+        """Accept connections, and drop all data in both directions."""
+        self._blocks.set()
 
-    def forward(self) -> None:
-        self._swallows.clear()
+    def unblock(self) -> None:
+        """Forward the data of connections that have lost nothing."""
+        self._blocks.clear()
+
+    def hold(self, pattern: bytes) -> None:
+        """Hold back the next message to the server that contains ``pattern``, and all
+        later messages of its connection."""
+        self._pattern = pattern
 
     def close(self) -> None:
         for each in list(self._sockets):
-            # Shut down first: closing alone does not wake who waits on it.
+            # Closing alone does not end a wait in another thread.
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
@@ -42,30 +78,50 @@ class Relay:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._target))
                 self._sockets += [client, server]
-                spawn(self._pump, client, server)
-                spawn(self._pump, server, client)
+                spawn(self._send, client, server)
+                spawn(self._forward, server, client)
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        lost = False
-        # Either side may hang up.
+    def _send(self, client: socket.socket, server: socket.socket) -> None:
+        held: HeldConnection | None = None
+
+        def holds(data: bytes) -> bool:
+            nonlocal held
+            if held is None and self._pattern and self._pattern in data:
+                self._pattern = None
+                held = HeldConnection(client, server)
+                self.held.append(held)
+            if held is not None:
+                held.data += data
+            return held is not None
+
+        self._forward(client, server, holds)
+
+    def _forward(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        holds: Callable[[bytes], bool] = lambda data: False,
+    ) -> None:
+        is_lost = False
+        # Either side may disconnect.
         with suppress(OSError):
             while data := source.recv(65536):
-                lost = lost or self._swallows.is_set()
-                if not lost:
+                is_lost = is_lost or self._blocks.is_set()
+                if not is_lost and not holds(data):
                     sink.sendall(data)
-            if not self._swallows.is_set():
+            if not self._blocks.is_set() and not holds(b""):
                 sink.shutdown(socket.SHUT_WR)
 
 
 def spawn(function: Callable[..., None], *arguments: object) -> None:
-    """Run ``function`` in a thread that keeps nobody from ending."""
+    """Run ``function`` in a daemon thread."""
     threading.Thread(target=function, args=arguments, daemon=True).start()
 
 
 @contextmanager
-def relay(target: int) -> Iterator[Relay]:
-    relay = Relay(target)
+def tcp_proxy(target: int) -> Iterator[TcpProxy]:
+    proxy = TcpProxy(target)
     try:
-        yield relay
+        yield proxy
     finally:
-        relay.close()
+        proxy.close()

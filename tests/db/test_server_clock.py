@@ -1,0 +1,62 @@
+"""Guards: a statement that starts after its deadline has no effect."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from msgspec import Raw
+from psycopg2.errors import DivisionByZero, QueryCanceled
+from psycopg2.extensions import cursor as Cursor
+
+from bulk_metadata.db.queries import dry_run_update, update_metadata
+from bulk_metadata.db.server_clock import ServerClock
+from tests.conftest import Organization
+
+DOCUMENTS = {"SN-1": Raw(b'{"a": 1}')}
+
+
+@pytest.fixture
+def clock(cursor: Cursor) -> ServerClock:
+    cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+    [[server_time]] = cursor.fetchall()
+    return ServerClock(server_time)
+
+
+def test_update_before_deadline_is_done(
+    clock: ServerClock, acme: Organization, cursor: Cursor
+) -> None:
+    acme.insert("SN-1")
+    guard = clock.guard(start_within=60, statement_timeout=60)
+    found = update_metadata(cursor, acme.id, DOCUMENTS, "100 %s", None, lambda: guard)
+    assert found == acme.ids()
+    assert acme.metadata() == {"SN-1": {"a": 1}}
+    cursor.execute("SHOW statement_timeout")
+    assert cursor.fetchall() == [("0",)]
+
+
+@pytest.mark.parametrize("update", [update_metadata, dry_run_update])
+def test_update_after_deadline_is_rejected(
+    update: Callable[..., object],
+    clock: ServerClock,
+    acme: Organization,
+    cursor: Cursor,
+) -> None:
+    acme.insert("SN-1")
+    before = acme.rows()
+    guard = clock.guard(start_within=0, statement_timeout=60)
+    with pytest.raises(DivisionByZero):
+        update(cursor, acme.id, DOCUMENTS, "", None, lambda: guard)
+    assert acme.rows() == before
+
+
+def test_guard_limits_duration_of_statement(clock: ServerClock, cursor: Cursor) -> None:
+    guard = clock.guard(start_within=60, statement_timeout=1)
+    with pytest.raises(QueryCanceled, match="statement timeout"):
+        cursor.execute(guard + "SELECT pg_sleep(60)")
+
+
+def test_clock_is_never_ahead_of_server(clock: ServerClock, cursor: Cursor) -> None:
+    """The offset of two clocks on one machine is exact except for the delay."""
+    server_time = clock._offset + time.monotonic()
+    cursor.execute("SELECT clock_timestamp() >= to_timestamp(%s)", (server_time,))
+    assert cursor.fetchall() == [(True,)]

@@ -1,0 +1,278 @@
+"""Late statements: a request never takes effect after its 500 response.
+
+The statement of an old request is held back in the network until the old request has
+failed and a newer one has succeeded. Then the statement arrives.
+"""
+
+import json
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.cluster import Cluster, cluster
+from tests.support.service import PATH, Service, run_service
+from tests.support.tcp_proxy import HeldConnection, TcpProxy, tcp_proxy
+from tests.support.waiting import free_port, wait_until
+
+pytestmark = pytest.mark.faults
+
+TIMEOUTS = {
+    "LOCK_TIMEOUT": "1",
+    "STATEMENT_TIMEOUT": "2",
+    "ANSWER_TIMEOUT": "3",
+    "REQUEST_TIMEOUT": "60",
+}
+
+
+@dataclass
+class Site:
+    """A service whose connections to PostgreSQL pass through a proxy, and a device."""
+
+    server: Cluster
+    network: TcpProxy
+    folder: Path
+    key: str
+    executor: ThreadPoolExecutor
+
+    @contextmanager
+    def service(self, name: str = "gunicorn", **settings: str) -> Iterator[Service]:
+        url = self.server.service_url.replace(
+            str(self.server.port), str(self.network.port)
+        )
+        settings = {"DATABASE_URL": url, **TIMEOUTS, **settings}
+        with run_service(self.folder / name, **settings) as service:
+            yield service
+
+    def post(self, service: Service, value: str, query: str = "") -> int:
+        """Send a request that sets the metadata of the device. Return the status."""
+        headers = {"x-api-key": self.key}
+        return service.request(body(value), headers, path=PATH + query).status
+
+    def post_held(
+        self, service: Service, query: str = ""
+    ) -> tuple[Future[int], HeldConnection]:
+        """Send the old request. Return it, and its UPDATE in the network."""
+        self.network.hold(b"UPDATE devices")
+        old = self.executor.submit(self.post, service, "old", query)
+        wait_until(lambda: self.network.held, "the UPDATE")
+        return old, self.network.held[-1]
+
+    def deliver(self, held: HeldConnection) -> None:
+        """Deliver the UPDATE and wait until its backend has executed it and exited."""
+        held.deliver()
+        wait_until(lambda: not self.pids(held), "the backend to exit")
+
+    def pids(self, held: HeldConnection) -> list[int]:
+        return self.ask(
+            "SELECT pid FROM pg_stat_activity WHERE client_port = %s", held.port
+        )
+
+    def stored(self) -> list[str]:
+        return self.ask("SELECT device_metadata->>'value' FROM devices")
+
+    def ask(self, query: str, *values: object) -> list[Any]:
+        with closing(self.server.connect()) as connection:
+            cursor = connection.cursor()
+            cursor.execute(query, values)
+            return [value for [value] in cursor.fetchall()]
+
+
+def body(value: str) -> str:
+    return json.dumps({"devices": {"SN-0": {"value": value}}})
+
+
+@contextmanager
+def site_on(server: Cluster, folder: Path) -> Iterator[Site]:
+    key = server.prepare(devices=1)
+    with tcp_proxy(server.port) as network, ThreadPoolExecutor(4) as executor:
+        yield Site(server, network, folder, key, executor)
+
+
+@pytest.fixture
+def site(server: Cluster, folder: Path) -> Iterator[Site]:
+    with site_on(server, folder) as site:
+        yield site
+
+
+@pytest.mark.parametrize("query", ["", "?dryRun=true"])
+def test_update_delayed_by_network_has_no_effect(site: Site, query: str) -> None:
+    with site.service() as service:
+        old, held = site.post_held(service, query)
+        assert old.result() == 500
+        assert site.post(service, "new") == 200
+        site.deliver(held)
+        assert site.stored() == ["new"]
+
+
+def test_update_in_suspended_backend_has_no_effect(site: Site) -> None:
+    with site.service() as service:
+        old, held = site.post_held(service)
+        [pid] = site.pids(held)
+        backend = psutil.Process(pid)
+        backend.suspend()
+        held.deliver()
+        assert old.result() == 500
+        assert site.post(service, "new") == 200
+        backend.resume()
+        wait_until(lambda: not site.pids(held), "the backend to exit")
+        assert site.stored() == ["new"]
+
+
+def test_update_in_suspended_server_has_no_effect(site: Site) -> None:
+    with site.service() as service:
+        assert site.post(service, "new") == 200
+        old, held = site.post_held(service)
+        processes = site.server.processes()
+        for process in processes:
+            process.suspend()
+        held.deliver()
+        assert old.result() == 500
+        for process in processes:
+            process.resume()
+        wait_until(lambda: not site.pids(held), "the backend to exit")
+        assert site.stored() == ["new"]
+
+
+def test_update_before_its_retry_has_no_effect(site: Site) -> None:
+    """The first copy of the statement arrives before its deadline."""
+    with site.service() as service:
+        old, held = site.post_held(service)
+        held.reset_client()
+        assert old.result() == 200
+        assert site.post(service, "new") == 200
+        site.deliver(held)
+        assert site.stored() == ["new"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+def test_update_of_stopped_gunicorn_has_no_effect(
+    site: Site, number: signal.Signals
+) -> None:
+    with site.service(WORKERS="1") as service:
+        old, held = site.post_held(service)
+        processes = [psutil.Process(service.process.pid)]
+        processes += processes[0].children()
+        if number == signal.SIGKILL:
+            for process in processes:
+                process.kill()
+            with pytest.raises((OSError, HTTPException)):
+                old.result()
+        else:
+            service.process.send_signal(number)
+            assert old.result() == 500
+        with site.service("restarted") as restarted:
+            assert site.post(restarted, "new") == 200
+        wait_until(
+            lambda: (
+                site.ask("SELECT clock_timestamp() > to_timestamp(%s)", held.deadline)
+                == [True]
+            ),
+            "the deadline",
+        )
+        site.deliver(held)
+        assert site.stored() == ["new"]
+
+
+@pytest.mark.parametrize("sent_before", ["nothing", "half of the body"])
+def test_suspended_worker_sends_no_update_for_disconnected_client(
+    site: Site, sent_before: str
+) -> None:
+    """The worker is suspended before it reads the request, or between the API key
+    lookup and the update."""
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: service\r\nx-api-key: {site.key}\r\n"
+        f"X-Request-ID: old\r\nContent-Length: {len(body('old'))}\r\n\r\n"
+    )
+    request = (head + body("old")).encode()
+    cut = 0 if sent_before == "nothing" else len(request) - 10
+    with site.service() as service, keep_alive(site, service) as client:
+        client.sendall(request[:cut])
+        if cut:
+            wait_until(
+                lambda: site.ask(
+                    "SELECT query FROM pg_stat_activity WHERE state = 'idle'"
+                    " AND query LIKE '%%FROM api_keys%%'"
+                ),
+                "the API key lookup",
+            )
+        worker = worker_of(service, client)
+        worker.suspend()
+        client.sendall(request[cut:])
+        assert site.post(service, "new") == 200
+        # A client that closes its connection within 500 ms may only close one
+        # direction.
+        wait_until(lambda: data_age(client) > 600, "the timeout of the client")
+        client.close()
+        worker.resume()
+        wait_until(
+            lambda: [line for line in service.requests if line["requestId"] == "old"],
+            "the old request",
+        )
+        [entry] = [line for line in service.requests if line["requestId"] == "old"]
+        assert entry["status"] == 500
+        assert "ClientDisconnectedError" in entry["exception"]
+        assert site.stored() == ["new"]
+
+
+@contextmanager
+def keep_alive(site: Site, service: Service) -> Iterator[socket.socket]:
+    """Yield a connection that a worker has accepted."""
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: service\r\n\r\n")
+        assert client.recv(65536)
+        yield client
+
+
+def worker_of(service: Service, client: socket.socket) -> psutil.Process:
+    """Return the worker that serves the connection."""
+    port = client.getsockname()[1]
+    [worker] = [
+        worker
+        for worker in psutil.Process(service.process.pid).children()
+        if any(
+            connection.raddr and connection.raddr.port == port
+            for connection in worker.net_connections("tcp")
+        )
+    ]
+    return worker
+
+
+def data_age(client: socket.socket) -> int:
+    """Return the milliseconds since the client sent its last data."""
+    info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 48)
+    [age] = struct.unpack_from("I", info, 44)
+    return int(age)
+
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="the package faketime is not installed")
+@pytest.mark.parametrize("offset", ["+3600", "-3600"])
+def test_deadline_holds_if_clock_of_server_is_wrong(
+    folder: Path, offset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", str(FAKETIME))
+    monkeypatch.setenv("FAKETIME", offset)
+    monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    with cluster(folder / "wrong", free_port()) as server:
+        monkeypatch.delenv("LD_PRELOAD")
+        with site_on(server, folder) as site, site.service() as service:
+            [shift] = site.ask("SELECT extract(epoch FROM clock_timestamp())::float8")
+            assert abs(shift - time.time() - int(offset)) < 60
+            old, held = site.post_held(service)
+            assert old.result() == 500
+            assert site.post(service, "new") == 200
+            site.deliver(held)
+            assert site.stored() == ["new"]
