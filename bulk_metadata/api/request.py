@@ -124,4 +124,4 @@ def require_connected(client: socket.socket | None) -> None:
         info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_AGES + 8)
         data_age, ack_age = struct.unpack_from("II", info, TCP_INFO_AGES)
         if events != POLLRDHUP or data_age - ack_age > MAX_HALF_CLOSE_DELAY:
-            raise ClientDisconnectedError
+            raise ClientDisconnectedError("the client disconnected before the update")
