@@ -1,7 +1,6 @@
-"""What a reload, a recycled worker, the end and a killed worker cost the clients."""
+"""Effects of a reload, a recycled worker, a shutdown and a killed worker on clients."""
 
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -30,14 +29,19 @@ pytestmark = pytest.mark.faults
 CLIENTS = 8
 WORKERS = 2
 RELOADS = 4
-RECYCLED = 12
-# Long enough to look at a call in flight.
-PATIENT = {"LOCK_TIMEOUT": "12", "STATEMENT_TIMEOUT": "14", "ANSWER_TIMEOUT": "16"}
+RECYCLED = 6
+# Long enough to examine a request in flight.
+LONG_TIMEOUTS = {
+    "LOCK_TIMEOUT": "12",
+    "STATEMENT_TIMEOUT": "14",
+    "ANSWER_TIMEOUT": "16",
+}
+WAITING = "wait_event_type = 'Lock'"
 
 
 @dataclass
 class Site:
-    """The service, its database, and clients of both."""
+    """The service, its database, and clients with kept connections."""
 
     server: Cluster
     service: Service
@@ -49,9 +53,20 @@ class Site:
         return self.clients[-1]
 
     def post_once(self, number: int) -> int:
-        """Update a device on a connection of its own and return the status."""
+        """Update a device on a new connection and return the status."""
         with closing(Client(self.service, self.key)) as client:
             return client.post(devices([number])).status
+
+    def connected_workers(self) -> list[psutil.Process]:
+        """Return all workers, after each of them has connected to the database."""
+
+        def are_connected() -> bool:
+            found = workers(self.service).values()
+            return sum(bool(ports(worker, self.server)) for worker in found) == WORKERS
+
+        with load(self.post_once, CLIENTS):
+            wait_until(are_connected, "every worker to be connected")
+        return list(workers(self.service).values())
 
 
 @pytest.fixture
@@ -61,23 +76,23 @@ def owner(server: Cluster) -> Iterator[Cursor]:
 
 
 @contextmanager
-def site(server: Cluster, folder: Path, **settings: str) -> Iterator[Site]:
+def run_site(server: Cluster, folder: Path, **settings: str) -> Iterator[Site]:
     """Run the service on 100 devices of ``server``."""
     key = server.prepare(devices=100)
     settings = {"DATABASE_URL": server.service_url, **settings}
     with run_service(folder / "gunicorn", **settings) as service:
-        place = Site(server, service, key)
+        site = Site(server, service, key)
         try:
-            yield place
+            yield site
         finally:
-            for client in place.clients:
+            for client in site.clients:
                 client.close()
 
 
 @contextmanager
-def no_failed_call(place: Site) -> Iterator[None]:
-    """Have clients call without a pause; each call must be answered, with 200."""
-    clients = [place.client() for _ in range(CLIENTS)]
+def continuous_requests(site: Site) -> Iterator[None]:
+    """Let clients send requests without a pause. Each one must succeed."""
+    clients = [site.client() for _ in range(CLIENTS)]
 
     def step(number: int) -> None:
         assert clients[number].post(devices([number, 99])).status == 200
@@ -87,9 +102,9 @@ def no_failed_call(place: Site) -> Iterator[None]:
 
 
 @contextmanager
-def held(place: Site, number: int) -> Iterator[None]:
-    """Hold a device's row, as another transaction."""
-    with closing(place.server.connect()) as connection, connection.cursor() as cursor:
+def locked_device(site: Site, number: int) -> Iterator[None]:
+    """Lock the row of a device in another transaction."""
+    with closing(site.server.connect()) as connection, connection.cursor() as cursor:
         connection.autocommit = False
         cursor.execute(
             "SELECT FROM devices WHERE identifier = %s FOR UPDATE", (f"SN-{number}",)
@@ -97,128 +112,111 @@ def held(place: Site, number: int) -> Iterator[None]:
         yield
 
 
-def connected_workers(place: Site) -> list[psutil.Process]:
-    """Return all workers, once each of them has used its database."""
-
-    def are_connected() -> bool:
-        found = workers(place.service).values()
-        connected = [worker for worker in found if ports(worker, place.server)]
-        return len(connected) == WORKERS
-
-    # Each call on a connection of its own: no worker is left out for long.
-    with load(place.post_once, CLIENTS):
-        wait_until(are_connected, "every worker to be connected")
-    return list(workers(place.service).values())
-
-
-WAITING = "wait_event_type = 'Lock'"
-
-
-def test_a_reload_fails_no_call(server: Cluster, folder: Path) -> None:
-    with site(server, folder) as place, no_failed_call(place):
+def test_reload_fails_no_request(server: Cluster, folder: Path) -> None:
+    with run_site(server, folder) as site, continuous_requests(site):
         for _ in range(RELOADS):
-            reload(place.service)
+            reload(site.service)
 
 
-def test_a_recycled_worker_fails_no_call(server: Cluster, folder: Path) -> None:
-    recycle = "--max-requests 50 --max-requests-jitter 20"
+def test_recycled_worker_fails_no_request(server: Cluster, folder: Path) -> None:
+    options = "--max-requests 50 --max-requests-jitter 20"
     with (
-        site(server, folder, GUNICORN_CMD_ARGS=recycle) as place,
-        no_failed_call(place),
+        run_site(server, folder, GUNICORN_CMD_ARGS=options) as site,
+        continuous_requests(site),
     ):
         wait_until(
-            lambda: place.service.log.read_text().count("Autorestarting") >= RECYCLED,
+            lambda: site.service.log.read_text().count("Autorestarting") >= RECYCLED,
             "workers to be recycled",
         )
 
 
-def test_the_end_waits_for_calls_in_flight(
+def test_shutdown_waits_for_requests_in_flight(
     server: Cluster, folder: Path, owner: Cursor
 ) -> None:
     with (
-        site(server, folder, **PATIENT) as place,
+        run_site(server, folder, **LONG_TIMEOUTS) as site,
         ThreadPoolExecutor(WORKERS * 2) as executor,
     ):
-        idle = [place.client() for _ in range(4)]
+        idle = [site.client() for _ in range(4)]
         for client in idle:
             assert client.post(devices([1])).status == 200
-        with held(place, 0):
-            calls = [executor.submit(place.post_once, 0) for _ in range(WORKERS * 2)]
+        with locked_device(site, 0):
+            requests = [executor.submit(site.post_once, 0) for _ in range(WORKERS * 2)]
             wait_until(
-                lambda: len(backends(owner, WAITING)) == len(calls), "calls in flight"
+                lambda: len(backends(owner, WAITING)) == len(requests),
+                "requests in flight",
             )
-            place.service.process.send_signal(signal.SIGTERM)
+            site.service.process.send_signal(signal.SIGTERM)
             for client in idle:
-                # An end, not a reset, while the calls still wait.
+                # Idle connections are closed, not reset, while the requests wait.
                 assert client.connection.sock.recv(1) == b""
-            assert not any(call.done() for call in calls)
-        assert [call.result() for call in calls] == [200] * len(calls)
-        assert place.service.process.wait(60) == 0
-    wait_until(lambda: not backends(owner), "the service's connections to end")
+            assert not any(request.done() for request in requests)
+        assert [request.result() for request in requests] == [200] * len(requests)
+        assert site.service.process.wait(60) == 0
+    wait_until(lambda: not backends(owner), "the connections of the service to end")
 
 
-def test_a_silent_connection_does_not_delay_the_end(
-    server: Cluster, folder: Path
+@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\n", b"hello\r\n\r\n"])
+def test_silent_connection_does_not_delay_shutdown(
+    data: bytes, service_url: str, folder: Path
 ) -> None:
-    # Limits that only a worker which waits in vain could reach.
-    endless = "--keep-alive 600 --graceful-timeout 600"
-    with site(server, folder, GUNICORN_CMD_ARGS=endless) as place:
-        connected_workers(place)
-        with closing(place.client().connection) as silent:
+    options = "--keep-alive 600 --graceful-timeout 600"
+    settings = {"DATABASE_URL": service_url, "GUNICORN_CMD_ARGS": options}
+    with run_service(folder / "gunicorn", **settings) as service:
+        assert service.request("{}").status == 401
+        with closing(Client(service, "").connection) as silent:
             silent.connect()
-            # Ten times as long as a worker waits before it puts the connection aside.
-            time.sleep(1)
-            place.service.process.send_signal(signal.SIGTERM)
-            assert place.service.process.wait(60) == 0
+            silent.sock.sendall(data)
+            # The worker has accepted it: connections are accepted in order.
+            assert {service.request("{}").status for _ in range(20)} == {401}
+            service.process.send_signal(signal.SIGTERM)
+            assert service.process.wait(60) == 0
 
 
-def test_no_connection_is_shared_across_a_preloading_fork(
+def test_preloaded_workers_share_no_connection(
     server: Cluster, folder: Path, owner: Cursor
 ) -> None:
-    with site(server, folder, GUNICORN_CMD_ARGS="--preload") as place:
-        held_by = [ports(worker, server) for worker in connected_workers(place)]
-        assert not ports(psutil.Process(place.service.process.pid), server)
-        # Every backend serves one worker, and every worker backends of its own.
-        assert sorted(backends(owner)) == sorted(p for ports in held_by for p in ports)
+    with run_site(server, folder, GUNICORN_CMD_ARGS="--preload") as site:
+        found = [ports(worker, server) for worker in site.connected_workers()]
+        assert not ports(psutil.Process(site.service.process.pid), server)
+        # Every backend belongs to one worker.
+        assert sorted(backends(owner)) == sorted(p for ports in found for p in ports)
 
 
-def test_a_killed_worker_leaves_nothing_behind(
+@pytest.mark.slow(reason="PostgreSQL cancels the statement after LOCK_TIMEOUT, 4 s")
+def test_killed_worker_leaves_no_lock_or_connection(
     server: Cluster, folder: Path, owner: Cursor
 ) -> None:
-    with site(server, folder, **PATIENT) as place, ThreadPoolExecutor(1) as executor:
-        connected_workers(place)
-        with held(place, 50):
-            call = executor.submit(place.post_once, 50)
-            wait_until(lambda: backends(owner, WAITING), "a call in flight")
-            killed, left = at_work(place, owner)
-            killed.kill()
-            assert isinstance(call.exception(), ConnectionError)
-            # The one that is left serves at once, and a new one comes to help it.
-            assert {place.post_once(1) for _ in range(50)} == {200}
-            wait_until(lambda: len(workers(place.service)) == WORKERS, "a new worker")
-            assert killed.pid not in workers(place.service)
-            # Nobody lets go of what the dead one waits for: it gives up by itself.
+    with run_site(server, folder) as site, ThreadPoolExecutor(1) as executor:
+        site.connected_workers()
+        with locked_device(site, 50):
+            request = executor.submit(site.post_once, 50)
+            wait_until(lambda: backends(owner, WAITING), "a request in flight")
+            worker, pids = waiting_worker(site, owner)
+            worker.kill()
+            assert isinstance(request.exception(), ConnectionError)
+            # The other worker continues, and gunicorn starts a new one.
+            assert {site.post_once(1) for _ in range(50)} == {200}
+            wait_until(lambda: len(workers(site.service)) == WORKERS, "a new worker")
+            assert worker.pid not in workers(site.service)
+            # The device remains locked, so PostgreSQL has to cancel the statement.
             wait_until(
-                lambda: left.isdisjoint(backends(owner).values()),
-                "the killed worker's connections to end",
+                lambda: pids.isdisjoint(backends(owner).values()),
+                "the connections of the killed worker to end",
             )
-            assert left.isdisjoint(lockers(owner))
+            owner.execute("SELECT pid FROM pg_locks")
+            assert pids.isdisjoint(pid for (pid,) in owner.fetchall())
         assert server.metadata()["SN-50"] == {}
-        assert place.post_once(50) == 200
+        assert site.post_once(50) == 200
 
 
-def at_work(place: Site, owner: Cursor) -> tuple[psutil.Process, set[int]]:
-    """Return the worker that waits for a lock, and the backends that serve it."""
+def waiting_worker(site: Site, owner: Cursor) -> tuple[psutil.Process, set[int]]:
+    """Return the worker that waits for a lock, and the process IDs of its backends."""
     (port,) = backends(owner, WAITING)
     worker = next(
         worker
-        for worker in workers(place.service).values()
-        if port in ports(worker, place.server)
+        for worker in workers(site.service).values()
+        if port in ports(worker, site.server)
     )
-    everyone = backends(owner)
-    return worker, {everyone[port] for port in ports(worker, place.server)}
-
-
-def lockers(owner: Cursor) -> set[int]:
-    owner.execute("SELECT pid FROM pg_locks")
-    return {pid for (pid,) in owner.fetchall()}
+    all_backends = backends(owner)
+    return worker, {all_backends[port] for port in ports(worker, site.server)}
