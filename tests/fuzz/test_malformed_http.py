@@ -1,4 +1,4 @@
-"""Bytes that nobody means to send, on real sockets: an answer comes, and no harm."""
+"""Random and mutated requests on real sockets. Each gets a valid response."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from tests.support.service import PATH, Answer, Service
 
 EXISTING = ["SN-1", "SN-2", "é", "10"]
 
-# What the README says of answers to requests; 500 is none of them.
+# The documented statuses except 500, which no request may cause.
 STATUSES = {200, 400, 401, 404, 405, 413, 414, 417, 431, 501}
 
 
@@ -31,12 +31,12 @@ def encoded(body: Any) -> bytes:
     return (body if isinstance(body, str) else json.dumps(body)).encode()
 
 
-# Every hostile body that we have thought of, and the answer to it.
+# All invalid bodies of the other tests, with their responses.
 HOSTILE = {
     **{case: (body, INVALID) for case, body in NOT_JSON.items()},
     **{
-        case: (encoded(body), {"error": sentence})
-        for case, (body, sentence) in REFUSED.items()
+        case: (encoded(body), {"error": message})
+        for case, (body, message) in REFUSED.items()
     },
 }
 VALID = [
@@ -46,7 +46,7 @@ VALID = [
     '{"devices": {"é": {"🚚": "\\\\"}, "SN-UNKNOWN": {"a": {"b": {}}}}}'.encode(),
     *[b'{"devices": {"SN-1": ' + text.encode() + b"}}" for text in HARMLESS],
 ]
-# Those that are short enough for a change to hit something.
+# Short bodies, in which a mutation is likely to matter.
 SEEDS = [
     body
     for body in [*VALID, *(body for body, _ in HOSTILE.values())]
@@ -93,15 +93,15 @@ HEAD_TOKENS = [
 ]
 
 
-# Twice the one that finds most: all the others soon break what is around them.
-KINDS = ["insert", "insert", "flip", "delete", "duplicate", "splice"]
+# Insertions find most. The other mutations soon destroy the surrounding structure.
+MUTATIONS = ["insert", "insert", "flip", "delete", "duplicate", "splice"]
 
 
-def change(data: bytes, kind: str, at: int, length: int, other: bytes) -> bytes:
-    """Return ``data``, changed at one place in the way that ``kind`` says."""
+def mutate(data: bytes, mutation: str, at: int, length: int, other: bytes) -> bytes:
+    """Return ``data`` with one mutation at the offset ``at``."""
     at %= len(data) + 1
     start, middle, end = data[:at], data[at : at + length], data[at + length :]
-    match kind:
+    match mutation:
         case "flip":
             flipped = bytes(byte ^ (1 << length % 8) for byte in data[at : at + 1])
             return start + flipped + data[at + 1 :]
@@ -112,30 +112,30 @@ def change(data: bytes, kind: str, at: int, length: int, other: bytes) -> bytes:
         case "duplicate":
             return start + middle + middle + end
         case _:
-            return start + other[at % (len(other) + 1) :]  # spliced
+            return start + other[at % (len(other) + 1) :]  # splice
 
 
 @st.composite
-def changed(draw: st.DrawFn, originals: list[bytes], tokens: list[bytes]) -> bytes:
-    """Return one of the originals with a few changes to its bytes."""
+def mutated(draw: st.DrawFn, originals: list[bytes], tokens: list[bytes]) -> bytes:
+    """Return one of the originals with a few mutations."""
     data = draw(st.sampled_from(originals))
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
-        kind = draw(st.sampled_from(KINDS))
+        mutation = draw(st.sampled_from(MUTATIONS))
         others = {
             "insert": st.sampled_from(tokens) | st.binary(max_size=4),
             "splice": st.sampled_from(originals),
-        }.get(kind, st.just(b""))
+        }.get(mutation, st.just(b""))
         at, length = draw(st.integers(0, 2000)), draw(st.integers(1, 8))
-        data = change(data, kind, at, length, draw(others))
+        data = mutate(data, mutation, at, length, draw(others))
     return data
 
 
 @st.composite
-def framed(draw: st.DrawFn, body: bytes) -> bytes:
-    """Return ``body`` in chunks of any size, as any sender may write them."""
+def chunked(draw: st.DrawFn, body: bytes) -> bytes:
+    """Return ``body`` in chunks of any size, with any valid syntax."""
     cuts = draw(st.lists(st.integers(0, len(body)), max_size=6))
     edges = sorted({0, len(body), *cuts})
-    frames = [
+    chunks = [
         draw(st.sampled_from([b"%x", b"%X", b"0%x", b"00000%x"])) % (end - start)
         + draw(st.sampled_from([b"", b"", b";x", b";x=y", b';x="y"']))
         + b"\r\n"
@@ -144,77 +144,86 @@ def framed(draw: st.DrawFn, body: bytes) -> bytes:
         for start, end in pairwise(edges)
     ]
     trailer = draw(st.sampled_from([b"", b"", b"X-Trailer: y\r\n"]))
-    return b"".join(frames) + b"0\r\n" + trailer + b"\r\n"
+    return b"".join(chunks) + b"0\r\n" + trailer + b"\r\n"
 
 
-def refuse_constant(name: str) -> NoReturn:
+def reject_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
 def is_json(body: bytes) -> bool:
-    """Judge independently of the service: with Python's own parser, made strict."""
+    """Return whether ``body`` is JSON, according to the strict parser of Python."""
     try:
         pairs = json.loads(
             body.removeprefix(b"\xef\xbb\xbf").decode(),
-            object_pairs_hook=list,  # keeps the members that are repeated, too
-            parse_constant=refuse_constant,
+            object_pairs_hook=list,  # keeps repeated members
+            parse_constant=reject_constant,
             parse_int=str,
             parse_float=str,
         )
-        json.dumps(pairs, ensure_ascii=False).encode()  # not with a lone surrogate
+        json.dumps(pairs, ensure_ascii=False).encode()  # rejects lone surrogates
     except ValueError:
         return False
     return True
 
 
 def head(*lines: bytes) -> bytes:
-    """Return the head of a request with the key's place in it."""
+    """Return a request head. ``KEY`` is replaced by the API key."""
     start = [b"POST " + PATH.encode() + b" HTTP/1.1", b"Host: x", b"x-api-key: KEY"]
     return b"\r\n".join([*start, *lines, b"", b""])
 
 
-def with_length(body: bytes, *lines: bytes) -> bytes:
-    return head(b"Content-Length: %d" % len(body), *lines) + body
+def with_length(body: bytes) -> bytes:
+    return head(b"Content-Length: %d" % len(body)) + body
 
 
 CHUNKED = head(b"Transfer-Encoding: chunked")
 
 
+@st.composite
+def mutated_head(draw: st.DrawFn) -> bytes:
+    """Return a request with an unchanged body, whose bytes may end up in the head."""
+    body = draw(st.sampled_from(VALID))
+    lines = [b"Connection: close", b"Content-Length: %d" % len(body)]
+    return draw(mutated([head(*lines)], HEAD_TOKENS)) + body
+
+
+@st.composite
+def mutated_chunks(draw: st.DrawFn) -> bytes:
+    chunks = draw(chunked(draw(st.sampled_from(VALID))))
+    return CHUNKED + draw(mutated([chunks], HEAD_TOKENS))
+
+
 @dataclass
 class Target:
-    """The service, one organization that calls it, and one that must not notice."""
+    """The service, an organization that uses it, and one that must not be affected."""
 
     service: Service
     acme: Organization
     globex: Organization
 
     def send(self, request: bytes) -> list[Answer]:
-        """Send a request with Acme's key in it, and see that no harm is done."""
+        """Send a request with the API key of Acme, and check its effects."""
         show_progress()
         before, others = self.acme.rows(), self.globex.rows()
         received = self.exchange(request.replace(b"KEY", self.acme.key.encode()))
-        answers = list(answers_in(received, b"HEAD " in request))
-        # Who hangs up within the head has asked for nothing.
-        assert answers or b"\r\n\r\n" not in request, received
-        for answer in answers:
-            event(f"status {answer.status}")
-            check(answer)
+        responses = list(responses_in(received, b"HEAD " in request))
+        # A client that disconnects within the head gets no response.
+        assert responses or b"\r\n\r\n" not in request, received
+        for response in responses:
+            event(f"status {response.status}")
+            check(response)
         assert self.globex.rows() == others
-        if all(answer.status != 200 for answer in answers):
+        if all(response.status != 200 for response in responses):
             assert self.acme.rows() == before
-        return answers
-
-    def call(self, request: bytes) -> Answer:
-        """Send a request that is HTTP, and return the one answer to it."""
-        [answer] = self.send(request)
-        return answer
+        return responses
 
     def exchange(self, request: bytes) -> bytes:
-        """Return all that comes back; fail if nothing does for half a minute."""
+        """Return all bytes that the service sends. Fail after 30 s without one."""
         address = ("127.0.0.1", self.service.port)
         received = b""
         with socket.create_connection(address, timeout=30) as client:
-            # The service may have refused and closed before all is sent.
+            # The service may reject the request before all of it is sent.
             with suppress(ConnectionError):
                 client.sendall(request)
                 client.shutdown(socket.SHUT_WR)
@@ -224,11 +233,11 @@ class Target:
         return received
 
 
-def answers_in(received: bytes, to_head: bool) -> Iterator[Answer]:
-    """Take a connection's bytes apart, to the last one."""
+def responses_in(received: bytes, to_head: bool) -> Iterator[Answer]:
+    """Parse the responses of a connection."""
     while received:
         start, end, rest = received.partition(b"\r\n\r\n")
-        # gunicorn answers in the version that it was asked in, HTTP/1.3 if need be.
+        # gunicorn repeats the HTTP version of the request.
         assert re.match(rb"HTTP/1\.[0-9] [1-5][0-9][0-9] ", start), received
         assert end, received
         line, _, lines = start.partition(b"\r\n")
@@ -239,24 +248,24 @@ def answers_in(received: bytes, to_head: bool) -> Iterator[Answer]:
             continue
         length = int(headers["Content-Length"])
         received = rest[length:]
-        # The answer to HEAD has the length of a body, and no body.
+        # A response to HEAD has the length of a body, but no body.
         if not rest and to_head:
             continue
         yield Answer(status, headers, rest[:length])
 
 
-def check(answer: Answer) -> None:
-    """Fail if the contract does not allow the answer to anything."""
-    assert answer.status in STATUSES, answer
-    assert answer.headers["Content-Type"] == "application/json"
-    if answer.status != 200:
-        assert answer.json.keys() == {"error"}
-        assert isinstance(answer.json["error"], str)
+def check(response: Answer) -> None:
+    """Fail if the contract does not allow the response to any request."""
+    assert response.status in STATUSES, response
+    assert response.headers["Content-Type"] == "application/json"
+    if response.status != 200:
+        assert response.json.keys() == {"error"}
+        assert isinstance(response.json["error"], str)
         return
-    assert answer.json.keys() == {"success", "updated", "notFound", "results"}
-    assert answer.json["success"] is True
-    results = answer.json["results"]
-    assert answer.json["updated"] + answer.json["notFound"] == len(results) > 0
+    assert response.json.keys() == {"success", "updated", "notFound", "results"}
+    assert response.json["success"] is True
+    results = response.json["results"]
+    assert response.json["updated"] + response.json["notFound"] == len(results) > 0
     for result in results:
         assert result.keys() == {"identifier", "deviceId", "status"}
         assert result["status"] == ("updated" if result["deviceId"] else "not_found")
@@ -269,74 +278,62 @@ def target(service: Service, acme: Organization, globex: Organization) -> Target
     return Target(service, acme, globex)
 
 
-def see_json_judged(target: Target, body: bytes) -> None:
-    answer = target.call(with_length(body))
-    assert (answer.json == INVALID) is not is_json(body)
-    if answer.status == 200:
+BODIES = {
+    "random": st.binary(max_size=200),
+    "mutated": mutated(VALID, BODY_TOKENS) | mutated(SEEDS, BODY_TOKENS),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+@fuzz
+@given(data=st.data())
+def test_invalid_json_is_recognized(
+    case: str, data: st.DataObject, target: Target
+) -> None:
+    body = data.draw(BODIES[case])
+    [response] = target.send(with_length(body))
+    assert (response.json == INVALID) is not is_json(body)
+    if response.status == 200:
         updated = {
             result["identifier"]
-            for result in answer.json["results"]
+            for result in response.json["results"]
             if result["status"] == "updated"
         }
         assert updated <= set(EXISTING)
 
 
-@fuzz
-@given(body=st.binary(max_size=200))
-def test_random_bytes_as_body(body: bytes, target: Target) -> None:
-    see_json_judged(target, body)
+REQUESTS = {
+    "random": st.binary(max_size=200) | st.binary().map(lambda end: CHUNKED + end),
+    "mutated": mutated([with_length(body) for body in VALID], HEAD_TOKENS),
+    "mutated head": mutated_head(),
+    "mutated chunks": mutated_chunks(),
+}
 
 
-@fuzz
-@given(body=changed(VALID, BODY_TOKENS) | changed(SEEDS, BODY_TOKENS))
-def test_a_changed_body(body: bytes, target: Target) -> None:
-    see_json_judged(target, body)
-
-
-@fuzz
-@given(request=st.binary(max_size=200) | st.binary().map(lambda end: CHUNKED + end))
-def test_random_bytes_as_request(request: bytes, target: Target) -> None:
-    target.send(request)
-
-
-@fuzz
-@given(request=changed([with_length(body) for body in VALID], HEAD_TOKENS))
-def test_a_changed_request(request: bytes, target: Target) -> None:
-    target.send(request)
-
-
+@pytest.mark.parametrize("case", REQUESTS)
 @fuzz
 @given(data=st.data())
-def test_a_changed_head(data: st.DataObject, target: Target) -> None:
-    """The body stays as it is, and what its bytes are taken for does not matter."""
-    body = data.draw(st.sampled_from(VALID))
-    lines = [b"Connection: close", b"Content-Length: %d" % len(body)]
-    request = data.draw(changed([head(*lines)], HEAD_TOKENS)) + body
-    target.send(request)
+def test_any_request_gets_valid_response(
+    case: str, data: st.DataObject, target: Target
+) -> None:
+    target.send(data.draw(REQUESTS[case]))
 
 
-# There are a hundred of them, so each gets its share of the examples.
+# About 100 bodies, so each one gets a share of the examples.
 @pytest.mark.parametrize("case", HOSTILE)
 @partial(fuzz, examples=2 + EXAMPLES // 100)
 @given(data=st.data())
-def test_any_framing_is_the_same_body(
+def test_chunks_do_not_change_error(
     case: str, data: st.DataObject, target: Target
 ) -> None:
-    body, refusal = HOSTILE[case]
-    answer = target.call(CHUNKED + data.draw(framed(body)))
-    assert (answer.status, answer.json) == (400, refusal)
+    body, error = HOSTILE[case]
+    [response] = target.send(CHUNKED + data.draw(chunked(body)))
+    assert (response.status, response.json) == (400, error)
 
 
 @fuzz
 @given(data=st.data())
-def test_a_framing_of_what_is_valid(data: st.DataObject, target: Target) -> None:
+def test_chunks_do_not_change_valid_body(data: st.DataObject, target: Target) -> None:
     body = data.draw(st.sampled_from(VALID))
-    answer = target.call(CHUNKED + data.draw(framed(body)))
-    assert answer.status == 200
-
-
-@fuzz
-@given(data=st.data())
-def test_a_changed_framing(data: st.DataObject, target: Target) -> None:
-    frames = data.draw(framed(data.draw(st.sampled_from(VALID))))
-    target.send(CHUNKED + data.draw(changed([frames], HEAD_TOKENS)))
+    [response] = target.send(CHUNKED + data.draw(chunked(body)))
+    assert response.status == 200
