@@ -42,7 +42,7 @@ from tests.conftest import Organization, Post, connect
 from tests.db.test_schema import Recorder
 from tests.support.citus import citus
 from tests.support.service import ROOT
-from tests.system.test_readme import test_the_error_table  # noqa: F401
+from tests.system.test_readme import test_error_table  # noqa: F401
 
 TABLES = "devices, api_keys, organizations"
 LOGIN = {"user": "bulk_metadata_service", "password": "for-tests-only"}

@@ -1,4 +1,4 @@
-"""What the documents name is there."""
+"""The docs refer to existing tests, pages, headings and settings."""
 
 import re
 
@@ -7,7 +7,7 @@ from psycopg2.extensions import cursor as Cursor
 from tests.support.service import ROOT
 
 
-def test_every_test_that_the_reliability_page_names_exists() -> None:
+def test_tests_named_in_reliability_page_exist() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text()
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", page)
@@ -16,7 +16,7 @@ def test_every_test_that_the_reliability_page_names_exists() -> None:
         assert f"def {name}(" in tests, name
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_links_are_valid() -> None:
     results = ROOT / "benchmarks" / "RESULTS.md"
     for document in (ROOT / "README.md", results, *(ROOT / "docs").glob("*.md")):
         links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", document.read_text())
@@ -27,12 +27,12 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """Return the names by which a page's headings can be reached."""
+    """Return the anchors of the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
-def test_what_the_postgres_page_says_is_known_to_postgres(cursor: Cursor) -> None:
+def test_settings_and_query_of_postgres_page_are_valid(cursor: Cursor) -> None:
     page = (ROOT / "docs" / "postgres.md").read_text()
     [query] = re.findall(r"```sql\n(.+?)```", page, re.DOTALL)
     cursor.execute(query)

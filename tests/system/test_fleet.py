@@ -17,7 +17,7 @@ FLEET = (ROOT / "docs" / "fleet.md").read_text()
 
 
 def command(document: str) -> str:
-    """Return the first command that pushes, as it is to be typed."""
+    """Return the first upload command of a document."""
     [found, *_] = re.findall(
         r"```sh\n(export BULK_METADATA_.+?)```", document, re.DOTALL
     )
@@ -38,7 +38,7 @@ def push(
     )
 
 
-def test_the_readmes_command_and_the_example_of_a_table(
+def test_readme_command_uploads_example_table(
     service: Service, acme: Organization, tmp_path: Path
 ) -> None:
     acme.insert("007", "SN-B200")
@@ -65,7 +65,7 @@ def test_the_readmes_command_and_the_example_of_a_table(
     )
 
 
-def test_the_documents_command(
+def test_fleet_page_command_uploads_ndjson(
     service: Service, acme: Organization, tmp_path: Path
 ) -> None:
     acme.insert("SN-1")
@@ -76,7 +76,7 @@ def test_the_documents_command(
     assert acme.texts() == {"SN-1": '{"a": 1.0}'}
 
 
-def test_every_option_is_documented() -> None:
+def test_options_are_documented() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "bulk_metadata.client", "push", "--help"],
         cwd=ROOT,
@@ -86,13 +86,13 @@ def test_every_option_is_documented() -> None:
     ).stdout
     options = set(re.findall(r"(?<![\w-])--[a-z-]+", shown)) - {"--help", "--check"}
     assert "--resume" in options
-    # The way to have pip read a file is no option of the client's.
+    # An option of pip.
     written = set(re.findall(r"--[a-z][a-z-]+", FLEET)) - {"--requirement"}
     assert written == options
 
 
 @pytest.mark.parametrize("name", ["click", "msgspec"])
-def test_service_and_client_need_the_same_version(name: str) -> None:
+def test_service_and_client_pin_same_version(name: str) -> None:
     pins = [
         re.findall(rf"^{name}==\S+", (ROOT / file).read_text(), re.MULTILINE)
         for file in ("requirements.txt", "requirements-client.txt")

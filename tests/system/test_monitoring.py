@@ -1,4 +1,4 @@
-"""The dashboard and the alerts, with what the service really exports."""
+"""The dashboard and the alerts, with the metrics of a running service."""
 
 import json
 import math
@@ -45,12 +45,12 @@ def promtool(*arguments: str, stdin: str = "") -> str:
 
 
 @needs_prometheus
-def test_the_alerts_fire_when_they_should_and_only_then() -> None:
+def test_alerts_pass_their_promtool_tests() -> None:
     assert "7 rules found" in promtool("check", "rules", "alerts.yml")
     assert "SUCCESS" in promtool("test", "rules", "alerts.test.yml")
 
 
-def test_the_dashboard_is_laid_out_without_gaps_and_explained() -> None:
+def test_dashboard_has_no_gaps_and_all_descriptions() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(PANELS) == len(panels)
     covered = [
@@ -60,19 +60,19 @@ def test_the_dashboard_is_laid_out_without_gaps_and_explained() -> None:
         for y in range(place["y"], place["y"] + place["h"])
     ]
     height = max(y for _, y in covered) + 1
-    # Grafana's grid has 24 columns.
+    # The grid of Grafana has 24 columns.
     assert sorted(covered) == [(x, y) for x in range(24) for y in range(height)]
     for panel in panels:
         assert panel["description"].endswith(".")
         assert panel["datasource"] == {"type": "prometheus", "uid": "${source}"}
-        # Without any, Grafana takes a heatmap for one of its first versions, and sorts
-        # into buckets what has been sorted already.
+        # Without options, Grafana uses an early version of the heatmap, which sorts
+        # buckets into buckets.
         assert panel.get("options") or panel["type"] != "heatmap"
 
 
 @pytest.fixture
 def service(service_url: str, acme: Organization, tmp_path: Path) -> Iterator[Service]:
-    """One of the test's own."""
+    """A dedicated service, whose metrics only this test changes."""
     acme.insert("SN-1")
     settings = {"DATABASE_URL": service_url, "WORKERS": "2"}
     with run_service(tmp_path / "log", **settings) as service:
@@ -81,7 +81,7 @@ def service(service_url: str, acme: Organization, tmp_path: Path) -> Iterator[Se
 
 @pytest.fixture
 def call(service: Service, acme: Organization) -> Callable[[], None]:
-    """Calls the service once each way that is no fault."""
+    """Return a function that sends a valid and an unauthorized request."""
 
     def call() -> None:
         body = '{"devices": {"SN-1": {}, "SN-2": {}}}'
@@ -97,7 +97,7 @@ def scraped(service: Service) -> str:
     ).text
 
 
-def test_what_they_ask_for_is_exported(
+def test_dashboard_and_alerts_use_exported_metrics(
     service: Service, call: Callable[[], None]
 ) -> None:
     call()
@@ -109,43 +109,40 @@ def test_what_they_ask_for_is_exported(
 
 
 @needs_prometheus
-def test_prometheus_finds_nothing_to_mend(
-    service: Service, call: Callable[[], None]
-) -> None:
+def test_metrics_pass_promtool(service: Service, call: Callable[[], None]) -> None:
     call()
     assert promtool("check", "metrics", stdin=scraped(service)) == ""
 
 
 class Prometheus:
-    """A running Prometheus."""
+    """A running Prometheus server."""
 
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}/api/v1/"
 
-    def ask(self, path: str, **parameters: str) -> Any:
-        """Return what it says."""
+    def query(self, path: str, **parameters: str) -> Any:
         answer = requests.get(self._url + path, params=parameters, timeout=10).json()
         assert answer["status"] == "success", answer
         return answer["data"]
 
     def numbers(self, expression: str) -> list[float]:
-        """Return the expression's results, but for those that are none: 0 / 0."""
-        found = self.ask("query", query=expression)["result"]
+        """Return the results of an expression, without NaN (0 / 0)."""
+        found = self.query("query", query=expression)["result"]
         numbers = [float(each["value"][1]) for each in found]
         return [number for number in numbers if not math.isnan(number)]
 
     def rules(self) -> list[Any]:
-        [group] = self.ask("rules")["groups"]
+        [group] = self.query("rules")["groups"]
         return list(group["rules"])
 
-    def awake(self) -> set[str]:
-        """Return the names of the alerts that fire, or will if nothing changes."""
+    def active_alerts(self) -> set[str]:
+        """Return the names of the pending and firing alerts."""
         return {rule["name"] for rule in self.rules() if rule["state"] != "inactive"}
 
 
 @contextmanager
 def run_prometheus(service: Service, folder: Path) -> Iterator[Prometheus]:
-    """Run one that looks at the service."""
+    """Run a Prometheus that scrapes the service every 200 ms."""
     configuration = {
         "global": {"scrape_interval": "200ms", "evaluation_interval": "200ms"},
         "rule_files": [str(ALERTS)],
@@ -157,7 +154,7 @@ def run_prometheus(service: Service, folder: Path) -> Iterator[Prometheus]:
         ],
     }
     file = folder / "prometheus.yml"
-    # JSON is YAML as well.
+    # JSON is a subset of YAML.
     file.write_text(json.dumps(configuration))
     port = free_port()
     process = subprocess.Popen(
@@ -170,14 +167,14 @@ def run_prometheus(service: Service, folder: Path) -> Iterator[Prometheus]:
         ]
     )
     try:
-        wait_until(lambda: answers(port), "Prometheus")
+        wait_until(lambda: is_ready(port), "Prometheus")
         yield Prometheus(port)
     finally:
         process.terminate()
         process.wait(60)
 
 
-def answers(port: int) -> bool:
+def is_ready(port: int) -> bool:
     try:
         return requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=10).ok
     except requests.ConnectionError:
@@ -185,15 +182,15 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def kept_calling(call: Callable[[], object], callers: int = 1) -> Iterator[None]:
-    """Call again and again, by as many callers at the same time."""
+def repeated(send: Callable[[], object], clients: int = 1) -> Iterator[None]:
+    """Send requests from concurrent clients until the block ends."""
     done = threading.Event()
 
-    def keep_calling() -> None:
+    def repeat() -> None:
         while not done.wait(0.05):
-            call()
+            send()
 
-    threads = [threading.Thread(target=keep_calling) for _ in range(callers)]
+    threads = [threading.Thread(target=repeat) for _ in range(clients)]
     for thread in threads:
         thread.start()
     try:
@@ -204,24 +201,24 @@ def kept_calling(call: Callable[[], object], callers: int = 1) -> Iterator[None]
             thread.join()
 
 
-def asked(expression: str) -> str:
-    """Return a dashboard's expression as Grafana asks it."""
+def resolved(expression: str) -> str:
+    """Return an expression of the dashboard with the variables of Grafana replaced."""
     expression = expression.replace("$__rate_interval", "1m").replace("$instance", ".*")
     assert "$" not in expression
     return expression
 
 
 @needs_prometheus
-def test_every_query_has_an_answer(
+def test_dashboard_queries_have_results(
     service: Service, call: Callable[[], None], tmp_path: Path
 ) -> None:
     expressions = [
-        asked(target["expr"])
+        resolved(target["expr"])
         for panel in PANELS.values()
         for target in panel["targets"]
     ]
     assert len(expressions) >= len(PANELS) > 10
-    with kept_calling(call), run_prometheus(service, tmp_path) as prometheus:
+    with repeated(call), run_prometheus(service, tmp_path) as prometheus:
         for expression in expressions:
             wait_until(
                 lambda expression=expression: prometheus.numbers(expression) != [],  # type: ignore[misc]
@@ -230,28 +227,28 @@ def test_every_query_has_an_answer(
         [source, instance] = VARIABLES
         assert source["type"] == "datasource"
         assert instance["query"] == "label_values(bulk_metadata_build_info, instance)"
-        values = prometheus.ask(
+        values = prometheus.query(
             "label/instance/values", **{"match[]": "bulk_metadata_build_info"}
         )
         assert len(values) == 1
         wait_until(
             lambda: all(rule["health"] != "unknown" for rule in prometheus.rules()),
-            "the rules' evaluation",
+            "the evaluation of the rules",
         )
         assert {
             (rule["health"], rule.get("lastError")) for rule in prometheus.rules()
         } == {("ok", None)}
-        # One of two identifiers is unknown, and that is not more than half of them.
-        assert prometheus.awake() == set()
+        # One of two identifiers is unknown, which is not more than half.
+        assert prometheus.active_alerts() == set()
 
 
 @needs_prometheus
-def test_a_lock_that_stays_wakes_alerts(
+def test_held_lock_activates_alerts(
     service_url: str, acme: Organization, owner_url: str, tmp_path: Path
 ) -> None:
     acme.insert("SN-1")
-    # One worker, so that its connections are in use all the time: two calls have them
-    # for LOCK_TIMEOUT, two wait, and the others stand in line.
+    # One worker, so that both connections are always in use: two requests wait for the
+    # lock, two for a connection, and the others for a thread.
     settings = {"WORKERS": "1", "POOL_SIZE": "2", "LOCK_TIMEOUT": "5"}
     expected = {
         "BulkMetadataErrors",
@@ -268,23 +265,23 @@ def test_a_lock_that_stays_wakes_alerts(
             return service.request('{"devices": {"SN-1": {}}}', {"x-api-key": acme.key})
 
         other.cursor().execute("BEGIN; SELECT FROM devices FOR UPDATE")
-        with kept_calling(call, callers=12):
-            # A mean of minutes would remember for long that they were idle at first.
+        with repeated(call, clients=12):
+            # The alert uses an average, which must not include the idle start.
             wait_until(
                 lambda: "bulk_metadata_pool_in_use 2.0" in scraped(service), "all busy"
             )
             with run_prometheus(service, tmp_path) as prometheus:
-                wait_until(lambda: prometheus.awake() == expected, "its alerts")
+                wait_until(lambda: prometheus.active_alerts() == expected, "the alerts")
                 for title in "Share of 500 responses", "Pool timeouts per minute":
                     [target] = PANELS[title]["targets"]
-                    [number] = prometheus.numbers(asked(target["expr"]))
+                    [number] = prometheus.numbers(resolved(target["expr"]))
                     assert number > 0
-            # Who waits now need not wait until the limit.
+            # Let the waiting requests complete before their timeout.
             other.cursor().execute("ROLLBACK")
 
 
 @needs_prometheus
-def test_another_programs_deadlocks_wake_an_alert(
+def test_deadlocks_of_another_program_activate_alert(
     service: Service, acme: Organization, owner_url: str, tmp_path: Path
 ) -> None:
     acme.insert("SN-2")
@@ -296,37 +293,43 @@ def test_another_programs_deadlocks_wake_an_alert(
     with (
         closing(connect(owner_url)) as other,
         run_prometheus(service, tmp_path) as prometheus,
-        kept_calling(call),
+        repeated(call),
         other.cursor() as cursor,
     ):
-        # The service is to be the one that finds out, and gives way.
+        # The service must detect the deadlock and roll back.
         cursor.execute("SET deadlock_timeout = '1min'")
 
-        def is_noticed() -> bool:
+        def is_active() -> bool:
             update = "UPDATE devices SET updated_at = now() WHERE identifier = "
             cursor.execute(f"{update} 'SN-2'; SELECT pg_sleep(0.2); {update} 'SN-1'")
-            return "BulkMetadataDeadlocks" in prometheus.awake()
+            return "BulkMetadataDeadlocks" in prometheus.active_alerts()
 
-        wait_until(is_noticed, "its alert")
+        wait_until(is_active, "the alert")
 
 
 @needs_prometheus
-def test_wrong_callers_and_a_service_that_is_gone_wake_alerts(
+def test_unknown_devices_and_stopped_service_activate_alerts(
     service: Service, acme: Organization, tmp_path: Path
 ) -> None:
     body = '{"devices": {"SN-1": {}, "SN-2": {}, "SN-3": {}}}'
     with run_prometheus(service, tmp_path) as prometheus:
-        with kept_calling(lambda: service.request(body, {"x-api-key": acme.key})):
+        with repeated(lambda: service.request(body, {"x-api-key": acme.key})):
             expected = {"BulkMetadataNotFound"}
-            wait_until(lambda: prometheus.awake() == expected, "two of three unknown")
+            wait_until(
+                lambda: prometheus.active_alerts() == expected,
+                "the alert for unknown devices",
+            )
         service.process.terminate()
         service.process.wait(60)
         expected = {"BulkMetadataNotFound", "BulkMetadataDown"}
-        wait_until(lambda: prometheus.awake() == expected, "nobody there")
+        wait_until(
+            lambda: prometheus.active_alerts() == expected,
+            "the alert for a stopped service",
+        )
 
 
 @needs_prometheus
-def test_every_alert_leads_to_the_runbook(service: Service, tmp_path: Path) -> None:
+def test_alerts_refer_to_runbook(service: Service, tmp_path: Path) -> None:
     with run_prometheus(service, tmp_path) as prometheus:
         rules = prometheus.rules()
     assert {rule["annotations"]["runbook"] for rule in rules} == {

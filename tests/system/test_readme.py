@@ -34,7 +34,7 @@ def table(document: str, header: str) -> list[list[str]]:
     return [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
 
 
-# A query for each sentence of the table that is about it, and a body for the others.
+# A query string or a body that causes each error.
 QUERIES = {
     'Unknown parameter "dry_run": it is spelt dryRun': "dry_run=true",
     "dryRun must be given once": "dryRun=true&dryRun=true",
@@ -59,21 +59,19 @@ BODIES: dict[str, Any] = {
     "Request body too large. Maximum 10485760 bytes": b" " * 10_485_761,
 }
 ERRORS = {
-    sentence: int(status)
-    for status, sentence, _ in table(
-        README, '| status | `{"error": ...}` | condition |'
-    )
+    message: int(status)
+    for status, message, _ in table(README, '| status | `{"error": ...}` | condition |')
 }
 
 
-@pytest.mark.parametrize("sentence", [*QUERIES, *BODIES])
-def test_the_error_table(sentence: str, post: Post) -> None:
-    response = post(BODIES.get(sentence, b"{}"), query=QUERIES.get(sentence, ""))
-    assert response.json == {"error": sentence}
-    assert response.status_code == ERRORS[sentence]
+@pytest.mark.parametrize("message", [*QUERIES, *BODIES])
+def test_error_table(message: str, post: Post) -> None:
+    response = post(BODIES.get(message, b"{}"), query=QUERIES.get(message, ""))
+    assert response.json == {"error": message}
+    assert response.status_code == ERRORS[message]
 
 
-def test_the_rest_of_the_error_table(post: Post, config: Config) -> None:
+def test_other_errors_in_table(post: Post, config: Config) -> None:
     client = create_app(
         replace(config, database_url="postgresql://127.0.0.1:1/down")
     ).test_client()
@@ -90,13 +88,13 @@ def test_the_rest_of_the_error_table(post: Post, config: Config) -> None:
         if response.json
     }
     assert rest == {
-        sentence: status
-        for sentence, status in ERRORS.items()
-        if sentence not in QUERIES | BODIES
+        message: status
+        for message, status in ERRORS.items()
+        if message not in QUERIES | BODIES
     }
 
 
-def test_the_settings_table() -> None:
+def test_settings_table() -> None:
     documented = [
         (name, default)
         for name, default, _ in table(DEPLOYMENT, "| setting | default | meaning |")
@@ -107,8 +105,8 @@ def test_the_settings_table() -> None:
     ]
 
 
-def test_the_metrics_table(service: Service) -> None:
-    """Each metric with its type and its labels, and no other one."""
+def test_metrics_table(service: Service) -> None:
+    """The table has exactly the exported metrics, with their types and labels."""
     service.request("{}")
     text = requests.get(
         f"http://127.0.0.1:{service.metrics_port}/metrics", timeout=10
@@ -131,17 +129,17 @@ def test_the_metrics_table(service: Service) -> None:
         assert values <= set(re.findall(r"\w+", documented[name]))
 
 
-def test_the_example_of_the_log(service: Service) -> None:
+def test_access_log_example(service: Service) -> None:
     [line] = re.findall(r"```json\n(.+\}\n)```", MONITORING)
     example = json.loads(line)
     service.request("{}")
-    # The same members in the same order, each of a type that it may have.
+    # The same members in the same order, with valid types.
     assert list(example) == list(service.requests[-1])
     form = msgspec.json.Decoder(access_log.Entry, strict=True)
     assert msgspec.json.encode(form.decode(line)).decode() == line.strip()
 
 
-def test_the_health_table(service: Service) -> None:
+def test_health_table(service: Service) -> None:
     for path, _ in table(MONITORING, "| path | response |"):
         url = f"http://127.0.0.1:{service.metrics_port}{path}"
         assert requests.get(url, timeout=10).status_code == 200
@@ -149,11 +147,10 @@ def test_the_health_table(service: Service) -> None:
         assert on_api == (404 if path == "/metrics" else 200)
 
 
-def test_why_it_is_not_ready(direct_url: str) -> None:
-    """Each reason against readiness has its row in the runbook."""
+def test_readiness_reasons_are_in_runbook(direct_url: str) -> None:
     rows = table(RUNBOOK, "| symptom | cause | action |")
     seen = "\n".join(f"`{symptom}`" for symptom, *_ in rows)
-    sentences = set(re.findall(r"`([A-Z].+?)`", seen))
+    listed = set(re.findall(r"`([A-Z].+?)`", seen))
     only_reads = "-c default_transaction_read_only=on"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         urls = [
@@ -171,16 +168,16 @@ def test_why_it_is_not_ready(direct_url: str) -> None:
         "BulkMetadataDown",
         "Worker (pid:...) was sent SIGKILL!",
     }
-    assert sentences == reasons | others
+    assert listed == reasons | others
 
 
-def test_the_map_names_what_there_is() -> None:
+def test_paths_in_structure_exist() -> None:
     for names, _ in table(README, "| path | contents |"):
         for name in re.split(r"`, `", names):
             assert (ROOT / name).exists(), name
 
 
-def test_the_figures_are_those_of_the_benchmark() -> None:
+def test_figures_match_benchmark() -> None:
     section = README.split("\n## Performance\n")[1].split("\n## ")[0]
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
     figures = re.findall(r"\*\*(.+?)\*\*", section)
@@ -189,7 +186,7 @@ def test_the_figures_are_those_of_the_benchmark() -> None:
         assert figure in results
 
 
-def test_the_make_targets_exist() -> None:
+def test_make_targets_exist() -> None:
     targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
     assert targets >= {"run", "test", "check"}
     for target in targets:
@@ -199,7 +196,7 @@ def test_the_make_targets_exist() -> None:
 def test_commands_from_init_db_to_import(
     acme: Organization, owner_url: str, tmp_path: Path
 ) -> None:
-    """From an empty database to devices, with the files as they stand."""
+    """Start with an empty database, and use the example files unchanged."""
     acme.cursor.execute("TRUNCATE organizations CASCADE")
     [init] = re.findall(r"^flask init-db$", DEPLOYMENT, re.MULTILINE)
     [commands] = re.findall(

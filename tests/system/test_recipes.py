@@ -3,6 +3,7 @@
 import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -35,13 +36,13 @@ def key_file(tmp_path: Path, acme: Organization) -> Path:
 
 
 def at(service: Service) -> str:
-    """Return the settings that the scripts begin with, for this service."""
+    """Return the settings of the scripts with the port of the service."""
     assert SETTINGS.count("127.0.0.1:8000") == 1
     return SETTINGS.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}")
 
 
 @pytest.mark.parametrize("recipe", [SEND, REPLACE + "cat response.json"])
-def test_a_file_is_sent_as_it_is(
+def test_file_is_sent_unchanged(
     recipe: str,
     run: Run,
     service: Service,
@@ -57,23 +58,23 @@ def test_a_file_is_sent_as_it_is(
     answer = json.loads(done.stdout)
     assert (answer["updated"], answer["notFound"]) == (1, 1)
     assert acme.texts() == {"SN-1": f'{{"n": {NUMBER}}}'}
-    # Line breaks included.
+    # Including line breaks.
     assert service.requests[-1]["bytes"] == body.stat().st_size
 
 
 @pytest.mark.parametrize(
-    ("key", "body", "status", "sentence"),
+    ("key", "body", "status", "message"),
     [
         (False, '{"devices": {"SN-1": {}}}', 401, "Invalid or missing API key"),
         (True, '{"devices": {}}', 400, "devices must contain at least one entry"),
         (True, "{", 400, "Invalid JSON payload"),
     ],
 )
-def test_a_refusal_is_shown_and_not_repeated(
+def test_rejection_is_printed_and_not_retried(
     key: bool,
     body: str,
     status: int,
-    sentence: str,
+    message: str,
     run: Run,
     service: Service,
     key_file: Path,
@@ -85,21 +86,21 @@ def test_a_refusal_is_shown_and_not_repeated(
     before = len(service.requests)
     done = run(at(service), SEND)
     assert done.returncode == 22
-    assert json.loads(done.stdout) == {"error": sentence}
+    assert json.loads(done.stdout) == {"error": message}
     done = run(at(service), REPLACE, "echo not reached")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.strip() == f'{status}: {{"error":"{sentence}"}}'
+    assert done.stderr.strip() == f'{status}: {{"error":"{message}"}}'
     assert [line["status"] for line in service.requests[before:]] == [status, status]
 
 
-def test_a_500_that_passes_is_repeated(
+def test_transient_500_is_retried(
     run: Run,
     direct_url: str,
     acme: Organization,
     key_file: Path,
     tmp_path: Path,
 ) -> None:
-    """The service comes before its role may log in."""
+    """The role of the service cannot log in at first."""
     acme.insert("SN-1")
     (tmp_path / "body.json").write_text('{"devices": {"SN-1": {"a": 1}}}')
     acme.cursor.execute(f"ALTER ROLE {LOGIN['user']} NOLOGIN")
@@ -122,7 +123,7 @@ def test_a_500_that_passes_is_repeated(
     assert acme.metadata() == {"SN-1": {"a": 1}}
 
 
-def test_no_answer_is_repeated_and_the_key_stays_secret(
+def test_missing_response_is_retried_and_key_stays_secret(
     run: Run,
     service_url: str,
     owner_url: str,
@@ -130,15 +131,15 @@ def test_no_answer_is_repeated_and_the_key_stays_secret(
     key_file: Path,
     tmp_path: Path,
 ) -> None:
-    """The worker is killed while a call waits for a device that somebody holds."""
+    """The worker is killed while a request waits for a lock."""
     acme.insert("SN-1")
     (tmp_path / "body.json").write_text('{"devices": {"SN-1": {"a": 1}}}')
     log = tmp_path / "log"
     with (
+        closing(connect(owner_url)) as holder,
         run_service(log, DATABASE_URL=service_url, WORKERS="1") as service,
         ThreadPoolExecutor() as executor,
     ):
-        holder = connect(owner_url)
         holder.autocommit = False
         holder.cursor().execute("SELECT FROM devices FOR UPDATE")
         call = executor.submit(run, at(service), REPLACE)
@@ -152,13 +153,12 @@ def test_no_answer_is_repeated_and_the_key_stays_secret(
         worker.send_signal(signal.SIGKILL)
         wait_until(lambda: "Perhaps out of memory?" in log.read_text())
         holder.rollback()
-        holder.close()
         done = call.result()
     assert done.returncode == 0
-    # What happened on the way is told: "Empty reply from server" or the like.
+    # curl prints the failure of the first attempt.
     assert done.stderr.startswith("curl: (")
     assert acme.metadata() == {"SN-1": {"a": 1}}
-    # The words by which the runbook's table knows it.
+    # The symptom in the runbook.
     assert f"Worker (pid:{worker.pid}) was sent SIGKILL!" in log.read_text()
     assert "`Worker (pid:...) was sent SIGKILL!`" in RUNBOOK
     assert len(commands) == 1
@@ -166,7 +166,7 @@ def test_no_answer_is_repeated_and_the_key_stays_secret(
     assert acme.key not in commands[0]
 
 
-def test_what_to_ask_first(run: Run, service: Service) -> None:
+def test_first_commands_of_runbook(run: Run, service: Service) -> None:
     [script] = snippets(RUNBOOK, "Symptoms")
     assert script.count("127.0.0.1:9464") == 2
     done = run(script.replace("127.0.0.1:9464", f"127.0.0.1:{service.metrics_port}"))
@@ -177,5 +177,5 @@ def test_what_to_ask_first(run: Run, service: Service) -> None:
     assert not [each for each in lines if "_bucket" in each or each.startswith("#")]
 
 
-def test_the_scripts_call_the_documented_address() -> None:
+def test_scripts_use_documented_address() -> None:
     assert f"URL=http://127.0.0.1:8000{PATH}\n" in SETTINGS

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,18 @@ WAITS, OPEN, CONNECTIONS = snippets(RUNBOOK, "Lock contention", "sql")
 NEW_KEY, ITS_CALLS = snippets(RUNBOOK, "Leaked API key")
 WRONG, RESTORE, SEND_AGAIN = snippets(RUNBOOK, "Restore metadata")
 
-# What scripts trip over: quotes, backslashes, commas, brackets, line breaks.
-STRANGE = ['"', "\\", '\\"', "a,b", '", "metadata": {}}', "{", "a\nb", "$(x)", "é😀"]
+# Identifiers that break careless scripts.
+SPECIAL_IDENTIFIERS = [
+    '"',
+    "\\",
+    '\\"',
+    "a,b",
+    '", "metadata": {}}',
+    "{",
+    "a\nb",
+    "$(x)",
+    "é😀",
+]
 
 
 @pytest.fixture
@@ -44,7 +55,7 @@ def rows(cursor: Cursor, query: str) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def test_who_waits_for_whom_and_what_the_log_says_of_it(
+def test_blocking_session_and_failed_requests_are_found(
     run: Run,
     service_url: str,
     owner_url: str,
@@ -56,17 +67,17 @@ def test_who_waits_for_whom_and_what_the_log_says_of_it(
     globex.insert("SN-1")
     key = {"x-api-key": acme.key}
     body = '{"devices": {"SN-1": {}, "SN-2": {}}}'
-    holder = connect(make_dsn(owner_url, application_name="forgotten"))
-    holder.autocommit = False
-    holder.cursor().execute(
-        "SELECT FROM devices WHERE organization_id = %s FOR UPDATE", (acme.id,)
-    )
     with (
+        closing(connect(make_dsn(owner_url, application_name="forgotten"))) as holder,
         run_service(
             tmp_path / "log", DATABASE_URL=service_url, LOCK_TIMEOUT="2"
         ) as service,
         ThreadPoolExecutor() as executor,
     ):
+        holder.autocommit = False
+        holder.cursor().execute(
+            "SELECT FROM devices WHERE organization_id = %s FOR UPDATE", (acme.id,)
+        )
         for query in ("", "?dryRun=true"):
             service.request(body, {"x-api-key": globex.key}, path=PATH + query)
         service.request(method="GET", path="/readyz")
@@ -88,9 +99,8 @@ def test_who_waits_for_whom_and_what_the_log_says_of_it(
         )
         acme.cursor.execute(f"{end}({waits[0]['blocking_pid']})")
         assert service.request(body, key).status == 200
-    with pytest.raises(psycopg2.Error):
-        holder.cursor().execute("SELECT")
-    holder.close()
+        with pytest.raises(psycopg2.Error):
+            holder.cursor().execute("SELECT")
     assert waits[0]["application_name"] == "bulk-metadata"
     assert waits[0]["blocking_application"] == "forgotten"
     assert waits[0]["state"] == "idle in transaction"
@@ -121,13 +131,13 @@ def test_who_waits_for_whom_and_what_the_log_says_of_it(
     ) == [(2, 0, 1, 1, 1), (failed + 1, failed, 0, 1, 1)]
 
 
-def log_reason(config: Config, statement: str) -> str:
+def logged_reason(config: Config, statement: str) -> str:
     with pytest.raises(DatabaseError) as caught:
         Database(config).run(lambda cursor: cursor.execute(statement))
     return str(caught.value)
 
 
-def test_the_reasons_are_those_of_the_log(direct_url: str) -> None:
+def test_reasons_match_log(direct_url: str) -> None:
     config = Config(direct_url)
     read_only = make_dsn(direct_url, options="-c default_transaction_read_only=on")
     down = "postgresql://127.0.0.1:1/down"
@@ -136,16 +146,16 @@ def test_the_reasons_are_those_of_the_log(direct_url: str) -> None:
     ending = "SELECT pg_terminate_backend(pg_backend_pid())"
     listed = re.findall(r"^\| `(.+?)` \|", RUNBOOK, re.MULTILINE)
     for reason in (
-        log_reason(config, sleep),
-        log_reason(replace(config, database_url=read_only), update),
-        log_reason(replace(config, database_url=down), "SELECT"),
-        log_reason(config, ending),
+        logged_reason(config, sleep),
+        logged_reason(replace(config, database_url=read_only), update),
+        logged_reason(replace(config, database_url=down), "SELECT"),
+        logged_reason(config, ending),
     ):
         forms = [re.escape(form).replace(r"\.\.\.", ".+") for form in listed]
         assert sum(bool(re.match(form, reason)) for form in forms) == 1, reason
 
 
-def test_what_holds_connections_and_disk_can_be_asked(cursor: Cursor) -> None:
+def test_connections_and_disk_usage_are_listed(cursor: Cursor) -> None:
     cursor.execute("SET application_name = 'asking'")
     [mine] = [
         row for row in rows(cursor, CONNECTIONS) if row["application_name"] == "asking"
@@ -168,7 +178,7 @@ def test_what_holds_connections_and_disk_can_be_asked(cursor: Cursor) -> None:
         assert re.fullmatch(r"\d+ (bytes|[kMG]B)", disk[size])
 
 
-def test_a_leaked_key_is_replaced(
+def test_leaked_key_is_replaced(
     run: Run, service: Service, owner_url: str, acme: Organization, tmp_path: Path
 ) -> None:
     acme.insert("SN-1")
@@ -198,7 +208,7 @@ def test_a_leaked_key_is_replaced(
 
 @pytest.fixture
 def restored_url(owner_url: str, service_url: str) -> Iterator[str]:
-    """The URL of another database, with the same tables."""
+    """The URL of a second database with the schema."""
     server = connect(owner_url)
     with server.cursor() as cursor:
         name = "bulk_metadata_test_restored"
@@ -213,7 +223,7 @@ def restored_url(owner_url: str, service_url: str) -> Iterator[str]:
     server.close()
 
 
-def test_a_wrong_call_is_undone_from_a_restored_database(
+def test_metadata_is_restored_from_backup(
     run: Run,
     service: Service,
     owner_url: str,
@@ -223,7 +233,7 @@ def test_a_wrong_call_is_undone_from_a_restored_database(
 ) -> None:
     original = {"n": 1, "text": 'é😀 "\\ \t'}
     names = [f"SN-{number:04}" for number in range(1100)]
-    acme.insert(*names, *STRANGE, metadata=original)
+    acme.insert(*names, *SPECIAL_IDENTIFIERS, metadata=original)
     acme.cursor.execute(
         "UPDATE devices SET device_metadata = device_metadata || %s",
         (f'{{"n": {NUMBER}}}',),
@@ -244,7 +254,8 @@ def test_a_wrong_call_is_undone_from_a_restored_database(
     restored.close()
 
     wiped: dict[str, Any] = {
-        name: {} for name in [*STRANGE, *names[: 1000 - len(STRANGE)]]
+        name: {}
+        for name in [*SPECIAL_IDENTIFIERS, *names[: 1000 - len(SPECIAL_IDENTIFIERS)]]
     }
     request_id = "nightly-2026-11-23"
     assert f"REQUEST_ID={request_id}\n" in WRONG
@@ -255,7 +266,7 @@ def test_a_wrong_call_is_undone_from_a_restored_database(
             {**key, "X-Request-ID": request_id},
             path=path,
         )
-    # The right calls after it stay.
+    # Later requests must survive.
     service.request('{"devices": {"SN-1099": {"new": 1}, "SN-0000": {"new": 2}}}', key)
     assert sum(text == "{}" for text in acme.texts().values()) == 999
 
