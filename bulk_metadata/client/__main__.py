@@ -2,4 +2,4 @@
 
 from bulk_metadata.client.cli import main
 
-main(prog_name="python -m bulk_metadata.client")
+main("python -m bulk_metadata.client")

@@ -1,10 +1,9 @@
-"""Batches: as many devices as fit into a call."""
+"""Batches: devices in groups, each the body of a request."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
-
+from bulk_metadata.core.json_text import encode
 from bulk_metadata.files.device import Device
 
 HEAD = b'{"devices":{'
@@ -12,26 +11,26 @@ TAIL = b"}}"
 
 
 class Batch(NamedTuple):
-    """Devices, and the body of the call for them."""
+    """Devices, and the body of the request for them."""
 
     devices: Sequence[Device]
     body: bytes
 
 
 class Batcher:
-    """Makes batches of at most so many devices and so many bytes."""
+    """A generator of batches with limits for devices and bytes."""
 
     def __init__(self, max_devices: int, max_bytes: int) -> None:
         self._max_devices = max_devices
         self._max_bytes = max_bytes
 
-    def lower(self, max_bytes: int) -> None:
-        """Let no batch from now on have more bytes than so many."""
+    def reduce(self, max_bytes: int) -> None:
+        """Reduce the maximum size of the following batches."""
         self._max_bytes = min(self._max_bytes, max_bytes)
 
     def batches(self, devices: Iterable[Device]) -> Iterator[Batch]:
-        """Yield ``devices`` in batches, in their order. One that is too large by itself
-        is a batch by itself."""
+        """Yield ``devices`` in batches, in their order. A device that exceeds the limit
+        is a batch of one device."""
         chosen: list[Device] = []
         members: list[bytes] = []
         size = 0
@@ -50,8 +49,8 @@ class Batcher:
             yield Batch(chosen, _body(members))
 
 
-def halves(batch: Batch) -> tuple[Batch, Batch]:
-    """Return two batches that do what ``batch``, of two devices at least, does."""
+def split(batch: Batch) -> tuple[Batch, Batch]:
+    """Return the two halves of a batch of at least two devices."""
     middle = len(batch.devices) // 2
     first, second = batch.devices[:middle], batch.devices[middle:]
     return _batch(first), _batch(second)
@@ -62,7 +61,7 @@ def _batch(devices: Sequence[Device]) -> Batch:
 
 
 def body_size(device: Device) -> int:
-    """Return how many bytes the body of a call for ``device`` alone has."""
+    """Return the size in bytes of a request for ``device`` alone."""
     return len(_body([_member(device)]))
 
 
@@ -71,4 +70,4 @@ def _body(members: Iterable[bytes]) -> bytes:
 
 
 def _member(device: Device) -> bytes:
-    return msgspec.json.encode(device.identifier) + b":" + device.document
+    return encode(device.identifier) + b":" + device.document

@@ -1,194 +1,319 @@
-"""The command: ``python -m bulk_metadata.client push FILE --url ...``."""
+"""The command ``bulk-metadata``: options, API key, and exit code."""
 
+import codecs
 import os
+import re
+import signal
 import sqlite3
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from bulk_metadata.client.bar import Bar
-from bulk_metadata.client.check import Unsound
-from bulk_metadata.client.journal import JournalError
-from bulk_metadata.client.progress import Display, Lines
-from bulk_metadata.client.push import Plan, push
-from bulk_metadata.client.report import Summary
-from bulk_metadata.client.results import SUFFIXES
-from bulk_metadata.client.retry import Hopeless, Unanswered
-from bulk_metadata.client.signals import Stop, Stopped
+from bulk_metadata.client.connection import TlsFiles
+from bulk_metadata.client.journal import Journal, JournalError
+from bulk_metadata.client.progress import Display, make_display, protect_output
+from bulk_metadata.client.push import InvalidFileError, Settings, check, push
+from bulk_metadata.client.report import FAILED, SUFFIXES, Summary
+from bulk_metadata.client.retry import RequestError
+from bulk_metadata.client.signals import Stop, StoppedError
 from bulk_metadata.client.transport import endpoint
-from bulk_metadata.files.reader import FORMATS, READERS
+from bulk_metadata.core.limits import DEFAULT_MAX_BODY_BYTES, MAX_DEVICES
+from bulk_metadata.core.text import counted
+from bulk_metadata.files.reader import FORMATS, READERS, read
 from bulk_metadata.files.source import STDIN, Source
+
+EXPECTED_ERRORS = (
+    click.ClickException,
+    InvalidFileError,
+    JournalError,
+    RequestError,
+    OSError,
+    ValueError,
+)
 
 KEY_VARIABLE = "BULK_METADATA_API_KEY"
 
+# A line of a header file for curl.
+KEY_HEADER = re.compile(r"^\s*x-api-key\s*:(.*)$", re.IGNORECASE | re.MULTILINE)
+
+EXIT_CODES = """\b
+Exit codes:
+  0    all devices were updated
+  1    some devices were not updated: the reason is on standard error
+  2    the command or an option is wrong
+  3    some devices were not found
+  129  stopped by SIGHUP
+  130  stopped by Ctrl-C (SIGINT)
+  143  stopped by SIGTERM
+"""
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+FILE_OPTIONS = [
+    click.argument(
+        "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True)
+    ),
+    click.option(
+        "--format",
+        "file_format",
+        type=click.Choice(list(READERS)),
+        help="Format of the file.  [default: determined by the file name extension]",
+    ),
+    click.option(
+        "--max-body-bytes",
+        type=click.IntRange(1),
+        default=DEFAULT_MAX_BODY_BYTES,
+        show_default=True,
+        help="Maximum size of a request: MAX_BODY_BYTES of the service.",
+    ),
+    click.option("--quiet", is_flag=True, help="Print only errors."),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print problems and summary as JSON."
+    ),
+]
+
+
+def file_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that all commands for device files share."""
+    for option in reversed(FILE_OPTIONS):
+        command = option(command)
+    return command
+
 
 @click.group()
-def main() -> None:
+def commands() -> None:
     """Replace the metadata of whole fleets of devices."""
 
 
-@main.command("push")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--url", required=True, help="Of the service, like https://host.")
+@commands.command("push", epilog=EXIT_CODES)
+@file_options
 @click.option(
-    "--format",
-    "file_format",
-    type=click.Choice(list(READERS)),
-    help="Of the file, unless its name tells.",
+    "--url", required=True, help="Base URL of the service, for example https://host."
+)
+@click.option(
+    "--key-file",
+    type=FILE,
+    help=f"File with the API key, or with a curl header.  [default: {KEY_VARIABLE}]",
 )
 @click.option(
     "--results",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where to write what became of each device, as .csv or .ndjson.  "
-    "[default: FILE.results.csv]",
+    help="Result file, .csv or .ndjson.  [default: FILE.results.csv]",
 )
-@click.option("--resume", is_flag=True, help="Go on with a run that was not finished.")
-@click.option("--dry-run", is_flag=True, help="Write nothing; tell what would be done.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option(
+    "--dry-run", is_flag=True, help="Report the results of a run, without writing."
+)
 @click.option(
     "--check/--no-check",
     default=True,
-    help="All of the file before anything is sent; else what is wrong is left out.",
+    help="Validate the complete file before sending. With --no-check, skip and report "
+    "invalid devices.",
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(1, 1000),
-    default=1000,
+    type=click.IntRange(1, MAX_DEVICES),
+    default=MAX_DEVICES,
     show_default=True,
-    help="Devices in a call.",
-)
-@click.option(
-    "--max-body-bytes",
-    type=click.IntRange(1),
-    default=10 * 1024 * 1024,
-    show_default=True,
-    help="Bytes in a call: the service's MAX_BODY_BYTES.",
+    help="Maximum number of devices per request.",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
-    help="Calls at a time.",
+    help="Number of concurrent requests.",
 )
 @click.option(
     "--attempts",
     type=click.IntRange(1),
     default=10,
     show_default=True,
-    help="Of a call, before the run ends, to be resumed.",
+    help="Maximum number of attempts per request.",
 )
-@click.option("--quiet", is_flag=True, help="Show nothing but what goes wrong.")
-@click.option("--json", "as_json", is_flag=True, help="Summary and problems as JSON.")
+@click.option(
+    "--cacert",
+    type=FILE,
+    help="CA certificates in PEM format.  [default: SSL_CERT_FILE, or the system CAs]",
+)
+@click.option(
+    "--cert",
+    type=FILE,
+    help="Client certificate, and optionally its key, in PEM.",
+)
+@click.option("--key", type=FILE, help="Key of the client certificate, in PEM.")
+@click.pass_obj
 def push_command(
+    summary: Summary,
+    /,
     file: str,
-    url: str,
     file_format: str | None,
+    url: str,
+    key_file: Path | None,
     results: Path | None,
     quiet: bool,
     as_json: bool,
+    cacert: Path | None,
+    cert: Path | None,
+    key: Path | None,
     **options: Any,
 ) -> None:
-    """Replace the metadata of the devices in FILE, or standard input if that is -.
+    """Replace the metadata of the devices in FILE, or in standard input if FILE is -.
 
-    FILE is NDJSON, the API's own JSON body, CSV or TSV, plain or gzip. The key is the
-    environment's BULK_METADATA_API_KEY, or asked for.
-
-    The exit code is 0 if all devices were updated, 3 if some were not found, 1 if it
-    failed for some or all, 2 for a wrong command, and 130 after Ctrl-C.
+    FILE is NDJSON, the JSON body of the API, CSV, or TSV, plain or gzip. The proxy
+    variables http_proxy, https_proxy and no_proxy apply.
     """
-    name = "standard input" if file == STDIN else file
-    results = results or default_results(file, dry_run=options["dry_run"])
+    kind = "dry-run" if options["dry_run"] else "results"
+    results = results or Path(f"{'stdin' if file == STDIN else file}.{kind}.csv")
     if results.suffix not in SUFFIXES:
         raise click.UsageError(f"--results must end in one of: {', '.join(SUFFIXES)}")
     if file != STDIN and results.exists() and results.samefile(file):
         raise click.UsageError("--results must not be the file that is pushed.")
-    key = read_key(is_piped=file == STDIN)
-    journal = results.with_name(f"{results.name}.journal")
-    stop = Stop()
-    start = time.monotonic()
-    with errors_shown(journal, stop), make_display(name, quiet, as_json) as display:
-        stop.on_signals(display.say, display.leave)
-        plan = Plan(
-            Source(file),
-            file_format or format_of(file),
-            address_of(url),
-            key,
-            results,
-            journal,
-            **options,
-        )
-        failure = push(plan, display, stop)
-    seconds = time.monotonic() - start
-    resumable = journal if journal.exists() else None
-    summary = Summary(
-        name, display.tally, seconds, results, resumable, failure, stop.signal
+    settings = Settings(
+        file_format or format_of(file),
+        address_of(url),
+        read_key(key_file, is_piped=file == STDIN),
+        TlsFiles(cacert, cert, key),
+        results,
+        results.with_name(f"{results.name}.journal"),
+        **options,
     )
-    if as_json:
-        click.echo(summary.as_json())
-    elif not quiet or summary.failure:
+    with running(summary, file, quiet=quiet, as_json=as_json) as (display, stop):
+        with stop.raising():
+            source = Source(file)
+        try:
+            push(source, settings, summary, display, stop)
+        except sqlite3.Error as error:
+            raise click.ClickException(
+                f"Cannot write {settings.journal}: {error}. "
+                "Use --results to choose another file."
+            ) from None
+    if not (quiet or as_json):
         click.echo(summary.as_text())
-    sys.exit(summary.exit_code)
+
+
+@commands.command("check", epilog=EXIT_CODES.partition("  3")[0])
+@file_options
+@click.pass_obj
+def check_command(
+    summary: Summary,
+    /,
+    file: str,
+    file_format: str | None,
+    max_body_bytes: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Validate FILE, or standard input if FILE is -, without sending it."""
+    file_format = file_format or format_of(file)
+    with (
+        running(summary, file, quiet=quiet, as_json=as_json) as (display, stop),
+        tempfile.TemporaryDirectory() as directory,
+    ):
+        with stop.raising():
+            source = Source(file)
+        journal = Journal(Path(directory, "journal"), {}, resume=False)
+        try:
+            chunks = read(source.open(), file_format, max_body_bytes)
+            check(source, chunks, journal, display, stop)
+            display.statistics.statuses.update(journal.counts())
+        finally:
+            journal.close(delete=False)
+    if not (quiet or as_json):
+        devices = counted(display.statistics.statuses.total(), "device")
+        click.echo(f"{summary.name}: {devices}, no problems")
 
 
 @contextmanager
-def errors_shown(journal: Path, stop: Stop) -> Iterator[None]:
-    """Let errors end the command with their sentence."""
-    try:
-        yield
-    except (Unsound, JournalError, Hopeless, Unanswered, OSError) as error:
-        raise click.ClickException(str(error)) from None
-    except sqlite3.Error as error:
-        raise click.ClickException(
-            f"{journal}: {error}. Another place: --results"
-        ) from None
-    except Stopped:
-        click.echo("Ended before anything was sent.", err=True)
-        sys.exit(128 + stop.signal)
-
-
-def make_display(name: str, quiet: bool, as_json: bool) -> Display:
-    """Return what shows the progress to whoever looks at standard error."""
-    if quiet:
-        return Display(name, as_json=as_json)
-    return (Bar if sys.stderr.isatty() else Lines)(name, as_json=as_json)
+def running(
+    summary: Summary, file: str, *, quiet: bool, as_json: bool
+) -> Iterator[tuple[Display, Stop]]:
+    """Display the progress of a run, handle signals, and complete ``summary``."""
+    start = time.monotonic()
+    stop = Stop()
+    summary.name = "standard input" if file == STDIN else file
+    with make_display(summary.name, quiet=quiet, as_json=as_json) as display:
+        summary.statistics = display.statistics
+        stop.handle_signals(display.message, display.restore)
+        try:
+            yield display, stop
+        finally:
+            summary.signal = stop.signal
+            summary.seconds = time.monotonic() - start
 
 
 def format_of(file: str) -> str:
-    """Return the format that the name of ``file`` tells, which may end in .gz."""
+    """Return the format that the file name extension determines."""
     suffix = Path(file.lower().removesuffix(".gz")).suffix
     if suffix not in FORMATS:
         raise click.UsageError(
-            f"The name must end in one of: {', '.join(FORMATS)}; or --format must tell."
+            f'Unknown file name extension "{suffix}". Set the format with --format.'
         )
     return FORMATS[suffix]
 
 
 def address_of(url: str) -> str:
-    """Return where the API is at ``url``."""
+    """Return the address of the API at ``url``."""
     try:
         return endpoint(url)
     except ValueError as error:
         raise click.UsageError(f"--url {error}.") from None
 
 
-def default_results(file: str, *, dry_run: bool) -> Path:
-    """Return a name beside ``file``; a dry run's is another one."""
-    kind = "dry-run" if dry_run else "results"
-    return Path(f"{'stdin' if file == STDIN else file}.{kind}.csv")
-
-
-def read_key(*, is_piped: bool) -> str:
-    """Return the key: never an argument, which all of the machine could see."""
-    key = os.environ.get(KEY_VARIABLE, "").strip()
+def read_key(key_file: Path | None, *, is_piped: bool) -> str:
+    """Return the API key. It is never an argument, which all users of the machine can
+    read."""
+    text = os.environ.get(KEY_VARIABLE, "")
+    if key_file:
+        data = key_file.read_bytes()
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if is_utf16 else "utf-8", "replace")
+    elif not text.strip() and not is_piped and sys.stdin and sys.stdin.isatty():
+        text = click.prompt("API key", hide_input=True, err=True)
+    if header := KEY_HEADER.search(text):
+        text = header[1]
+    key = text.strip().strip("\ufeff").strip()
     if not key:
-        if is_piped or not sys.stdin or not sys.stdin.isatty():
-            raise click.UsageError(f"Set {KEY_VARIABLE} to the key.")
-        key = click.prompt("API key", hide_input=True, err=True).strip()
-    if not (key.isascii() and key.isprintable()):
-        raise click.UsageError("The key has characters that no key has.")
+        where = f"{key_file} is empty" if key_file else f"Set {KEY_VARIABLE}"
+        raise click.UsageError(f"No API key: {where}, or use --key-file FILE.")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise click.UsageError("The API key contains invalid characters.")
     return key
+
+
+def main(prog_name: str = "bulk-metadata") -> NoReturn:
+    """Run the command, and exit. No error causes a traceback."""
+    protect_output()
+    summary = Summary()
+    code = None
+    try:
+        code = commands.main(prog_name=prog_name, standalone_mode=False, obj=summary)
+    except click.UsageError as error:
+        error.show()
+        summary.failure, code = error.format_message(), error.exit_code
+    except click.Abort:
+        code = 128 + signal.SIGINT
+    except StoppedError:
+        click.echo("Stopped before anything was sent.", err=True)
+    except EXPECTED_ERRORS as error:
+        summary.failure = str(error)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        summary.failure = (
+            f"internal error: {error!r} ({place.name}, line {place.lineno})"
+        )
+    code = summary.exit_code if code is None else code
+    if code == FAILED:
+        click.echo(f"Error: {summary.reason.removesuffix('.')}.", err=True)
+    if summary.journal:
+        click.echo("To continue, run the same command with --resume.", err=True)
+    if "--json" in sys.argv:
+        click.echo(summary.as_json())
+    sys.exit(code)

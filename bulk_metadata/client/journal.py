@@ -1,7 +1,7 @@
-"""The journal: what a run has done so far, so that it can go on after any end.
+"""The journal: the results of a run so far, so that the run can be resumed.
 
-An SQLite database, since that is what survives being killed at any moment. What is not
-in it is sent again, which is safe: a call can be repeated.
+It is an SQLite database, because SQLite survives a kill at any moment. A result that is
+not in the journal is requested again, which is safe: a request can be repeated.
 """
 
 import sqlite3
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from bulk_metadata.files.device import Device, Problem
 
-# Survives whole when the process is killed, and but for the last moments when the
-# machine is; and needs no sync to disk for each call.
+# A killed process loses no results, and a crash of the machine only the last ones. No
+# sync to disk is needed for each request.
 SETTINGS = """
 PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA journal_mode = WAL;
@@ -28,8 +28,9 @@ CREATE TABLE IF NOT EXISTS outcomes (
     number INTEGER PRIMARY KEY, device_id TEXT NOT NULL, status TEXT NOT NULL);
 """
 
-# Each device whose identifier stands before it, and the first line where it does. CROSS
-# keeps SQLite to this order of the tables: in another it takes hours for many repeats.
+# Each device with the identifier of an earlier device, and the line of the earlier one.
+# CROSS keeps SQLite to this order of the tables: another order takes hours if many
+# identifiers are repeated.
 SELECT_REPEATS = """
 SELECT again.number, again.line, again.identifier, first.line
   FROM devices AS again
@@ -54,17 +55,17 @@ SELECT coalesce(status, 'not_sent'), count(*)
 
 SELECT_OUTCOMES = "SELECT number, status FROM outcomes"
 
-# What sending a device again would not change. What was refused may be taken later,
-# under another limit for instance.
+# Sending a device with one of these statuses again has no effect. A rejected device may
+# be accepted later, for example under another limit.
 FINAL = ("updated", "would_update", "not_found", "invalid")
 
 
 class JournalError(Exception):
-    """The journal is not for this run; the message says why, and what to do."""
+    """The journal cannot be used for this run. The message names the fix."""
 
 
 class Result(NamedTuple):
-    """What became of a device."""
+    """The result for a device."""
 
     line: int
     identifier: str
@@ -73,7 +74,7 @@ class Result(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The same, for the device of this number."""
+    """The result for the device with this number in the file."""
 
     number: int
     device_id: str
@@ -81,43 +82,46 @@ class Outcome(NamedTuple):
 
 
 class Journal:
-    """An open journal, which no other run can open meanwhile.
+    """An open journal, which is locked for other runs.
 
-    All its methods raise sqlite3.Error when the disk does not do what it should.
+    All methods raise sqlite3.Error if the disk fails.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, str], *, resume: bool) -> None:
-        """Open the journal at ``path``, or begin it.
+        """Open or create the journal at ``path``.
 
-        ``facts`` names what is pushed, and where: a run is resumed only if they are
-        still the same. Raises JournalError if this run must not begin, or not go on.
+        ``facts`` identifies the upload: a run is resumed only if they are unchanged.
+        Raises JournalError if this run cannot begin or resume.
         """
         self.path = path
         if resume and not path.exists():
-            raise JournalError(f"There is nothing to resume: {path} does not exist.")
-        # Whoever has it keeps it: waiting for it makes no sense.
+            raise JournalError(f"There is no run to resume: {path} does not exist.")
+        # Waiting for the lock is useless: a run keeps it to its end.
         self._connection = sqlite3.connect(path, timeout=0, isolation_level=None)
         try:
             self._connection.executescript(SETTINGS + TABLES)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
-            raise JournalError(f"{path} is in use: another run goes on.") from None
+            raise JournalError(
+                f"{path} is locked by another push. Wait until it finishes, or use a "
+                "different --results file."
+            ) from None
         known = dict(self._rows("SELECT name, value FROM facts"))
         if not resume and not self.is_empty():
             raise JournalError(
-                f"{path} is the journal of a run that was not finished. Go on with it "
-                "with --resume, or delete it to begin anew."
+                f"{path} belongs to an unfinished run. Continue it with --resume, or "
+                "delete the file to start again."
             )
         if resume and known:
             self._compare(known, facts)
         else:
             self._begin(facts)
-        #: Whether the file was checked, so that all its devices are known.
+        #: Whether the file was validated, so that all its devices are listed.
         self.is_checked = known.get("checked") == "true" and resume
 
     def is_empty(self) -> bool:
-        """Tell whether nothing has become of any device yet."""
+        """Return whether no device has a result."""
         return self._rows("SELECT 1 FROM outcomes LIMIT 1").fetchone() is None
 
     def _rows(self, query: str, *arguments: object) -> sqlite3.Cursor:
@@ -127,7 +131,7 @@ class Journal:
         for name, value in facts.items():
             if known[name] != value:
                 raise JournalError(
-                    f"{self.path} is the journal of another run: {name} has changed."
+                    f"{self.path} belongs to another run: {name} has changed."
                 )
 
     def _begin(self, facts: Mapping[str, str]) -> None:
@@ -147,7 +151,7 @@ class Journal:
 
     @contextmanager
     def checking(self) -> Iterator[None]:
-        """Enter what is to be listed; nothing of it if anything is raised."""
+        """Store the listed devices, or none of them if an exception is raised."""
         with self._transaction():
             self._rows("DELETE FROM devices")
             yield
@@ -155,14 +159,14 @@ class Journal:
         self.is_checked = True
 
     def list(self, devices: Iterable[Device | Problem]) -> None:
-        """Note that there are these devices."""
+        """Add the devices of the file."""
         self._many(
             "INSERT OR IGNORE INTO devices VALUES (?, ?, ?)",
             ((device.number, device.line, device.identifier) for device in devices),
         )
 
     def repeats(self) -> Iterator[Problem]:
-        """Yield each device whose identifier another one has before it."""
+        """Yield each device with the identifier of an earlier device."""
         for number, line, identifier, first in self._rows(SELECT_REPEATS):
             reason = f"the same identifier as on line {first}"
             yield Problem(number, line, identifier, reason)
@@ -170,15 +174,15 @@ class Journal:
     def record(
         self, devices: Iterable[Device | Problem], outcomes: Iterable[Outcome]
     ) -> None:
-        """Note what became of ``devices``, all of it or nothing."""
+        """Store the outcomes of ``devices`` atomically."""
         with self._transaction():
             if not self.is_checked:
                 self.list(devices)
             self._many("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)", outcomes)
 
     def settled(self) -> bytearray:
-        """Return 1 for each number of a device that need not be sent any more, and 0
-        for others; a byte each, so that millions fit into memory."""
+        """Return 1 for each number of a device with a final status, and 0 for others. A
+        byte per device, so that millions fit into memory."""
         [last] = self._rows("SELECT coalesce(max(number), 0) FROM outcomes").fetchone()
         settled = bytearray(last + 1)
         for number, status in self._rows(SELECT_OUTCOMES):
@@ -186,15 +190,15 @@ class Journal:
         return settled
 
     def counts(self) -> dict[str, int]:
-        """Return how many of the known devices have which status."""
+        """Return the number of listed devices with each status."""
         return dict(self._rows(SELECT_COUNTS))
 
     def results(self) -> Iterator[Result]:
-        """Yield what became of each known device, in the order of the file."""
+        """Yield the result of each listed device, in the order of the file."""
         yield from map(Result._make, self._rows(SELECT_RESULTS))
 
     def close(self, *, delete: bool) -> None:
-        """Close it; ``delete`` it if there is nothing to go on with."""
+        """Close the journal. ``delete`` it if no run can be resumed from it."""
         self._connection.close()
         if delete:
             self.path.unlink()

@@ -1,76 +1,230 @@
-"""What is seen while it runs, where there is no terminal: a line now and then."""
+"""Progress on standard error: a bar on a terminal, or a line every few seconds."""
 
+import os
+import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
+from typing import TextIO, cast
 
 import click
-import msgspec
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
-from bulk_metadata.client.tally import Tally
-from bulk_metadata.core.text import printable, shorten
+from bulk_metadata.client.report import Statistics
+from bulk_metadata.core.json_text import encode
+from bulk_metadata.core.text import mask, printable, shorten
 from bulk_metadata.files.device import Problem
 
-# Seconds between two lines: it is seen that it goes on, and no log is flooded.
+# Seconds between two lines.
 LINE_INTERVAL = 5
+
+# Seconds. A retry delay of this length is announced.
+LONG_DELAY = 5
+
+# The rich progress bar hides the cursor (ECMA-48).
+SHOW_CURSOR = b"\x1b[?25h\n"
+
+
+class Output:
+    """Standard output or standard error as a stream whose writes never fail.
+
+    The exit code must not depend on whether the stream is closed, full, or able to
+    encode a name.
+    """
+
+    def __init__(self, descriptor: int, stream: object) -> None:
+        self._descriptor = descriptor
+        self.encoding: str = getattr(stream, "encoding", "utf-8")
+
+    def write(self, text: str | bytes) -> int:
+        """Write ``text`` without a buffer, because a buffer is flushed at exit."""
+        if isinstance(text, bytes):  # The shell completion of click writes bytes.
+            text = text.decode()
+        data = mask(text).encode(self.encoding, "backslashreplace")
+        with suppress(OSError):
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        """Return whether the stream is a terminal."""
+        return os.isatty(self._descriptor)
+
+
+def protect_output() -> None:
+    """Replace the standard streams with streams whose writes never fail."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Otherwise the next file that is opened becomes the standard stream.
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = cast(TextIO, Output(1, sys.stdout))
+    sys.stderr = cast(TextIO, Output(2, sys.stderr))
 
 
 class Display(AbstractContextManager["Display"]):
-    """Shows nothing but what must be said. The others show more."""
+    """The output of a run. This class prints messages only, its subclasses progress."""
 
     def __init__(self, name: str, *, as_json: bool = False) -> None:
-        """``name`` is the file's. With ``as_json`` problems go to standard output."""
-        self.tally = Tally()
+        """``name`` is the name of the file. With ``as_json``, problems are printed to
+        standard output."""
+        self.statistics = Statistics()
+        self.problems = 0
         self._name = name
         self._as_json = as_json
 
     def __exit__(self, *_: object) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
-    def leave(self) -> None:
-        """Leave it nearly so, without a lock that another thread may hold."""
+    def restore(self) -> None:
+        """Restore the terminal without a lock that another thread may hold."""
 
-    def begin(self, what: str, unit: str, total: int | None, done: int = 0) -> None:
-        """Begin a phase of so many units, of which some may be done already."""
+    def begin(self, phase: str, unit: str, total: int | None, done: int = 0) -> None:
+        """Begin a phase of ``total`` units, of which ``done`` are complete."""
 
     def update(self, done: int) -> None:
-        """Show that so many of the phase's units are done."""
+        """Set the number of completed units of the phase."""
 
-    def say(self, text: str) -> None:
-        """Show a line that stays."""
+    def message(self, text: str) -> None:
+        """Print a line."""
         click.echo(text, err=True)
 
+    def delay(self, seconds: float, reason: str) -> None:
+        """Count a retry after ``seconds``."""
+        self.statistics.add_retry(reason)
+
     def problem(self, problem: Problem) -> None:
-        """Show what is wrong with the file."""
+        """Print a problem of a device."""
         _, line, identifier, reason = problem
+        self.problems += 1
         if self._as_json:
             found = {"problem": reason, "line": line, "identifier": identifier}
-            click.echo(msgspec.json.encode(found))
+            click.echo(encode(found).decode())
         else:
             device = f', device "{shorten(identifier)}"' if identifier else ""
-            self.say(printable(f"{self._name}, line {line}{device}: {reason}"))
+            self.message(printable(f"{self._name}, line {line}{device}: {reason}"))
 
 
 class Lines(Display):
-    """For logs: a line every few seconds."""
+    """Progress as lines, for log files."""
 
-    def begin(self, what: str, unit: str, total: int | None, done: int = 0) -> None:
-        """Say so."""
-        self._what, self._unit, self._total, self._first = what, unit, total, done
+    _announced = 0.0
+
+    def begin(self, phase: str, unit: str, total: int | None, done: int = 0) -> None:
+        """Print the name of the phase."""
+        self._unit, self._total, self._first = unit, total, done
         self._start = self._last = time.monotonic()
-        self.say(f"{what} ...")
+        self.message(f"{phase} ...")
 
     def update(self, done: int) -> None:
-        """Say so, if the last time is long enough ago."""
+        """Print a line every LINE_INTERVAL seconds."""
         now = time.monotonic()
         if now - self._last < LINE_INTERVAL:
             return
         self._last = now
         speed = (done - self._first) / (now - self._start)
-        parts = [f"{done:,}"]
-        if self._total:
-            parts = [f"{done:,} of {self._total:,}"]
-        parts[0] += f" {self._unit}"
-        parts.append(f"{speed:,.0f} a second")
+        count = f"{done:,} of {self._total:,}" if self._total else f"{done:,}"
+        parts = [f"{count} {self._unit}", f"{speed:,.0f} per second"]
         if self._total and speed:
             parts.append(f"{(self._total - done) / speed:,.0f} s left")
-        self.say("; ".join(filter(None, [", ".join(parts), str(self.tally)])))
+        self.message("; ".join(filter(None, [", ".join(parts), str(self.statistics)])))
+
+    def delay(self, seconds: float, reason: str) -> None:
+        """Count a retry, and announce the first of several concurrent long delays."""
+        super().delay(seconds, reason)
+        end = time.monotonic() + seconds
+        if end > self._announced + LONG_DELAY and seconds > LONG_DELAY:
+            self._announced = end
+            self.message(f"Waiting {seconds:,.0f} s before the next attempt: {reason}")
+
+
+class Bar(Lines):
+    """Progress as a bar, for terminals."""
+
+    def __init__(self, name: str, *, as_json: bool = False) -> None:
+        super().__init__(name, as_json=as_json)
+        self._progress = BarWithStatistics(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            CountColumn(Column(no_wrap=True)),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            expand=True,
+        )
+        self._progress.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the bar."""
+        self._progress.stop()
+
+    def restore(self) -> None:
+        """Show the cursor."""
+        with suppress(OSError):
+            os.write(2, SHOW_CURSOR)
+
+    def begin(self, phase: str, unit: str, total: int | None, done: int = 0) -> None:
+        """Replace the bar with the bar of the next phase."""
+        for task_id in self._progress.task_ids:
+            self._progress.remove_task(task_id)
+        self._task = self._progress.add_task(
+            phase, total=total, completed=done, unit=unit
+        )
+        self._progress.statistics = str(self.statistics)
+
+    def update(self, done: int) -> None:
+        """Move the bar."""
+        self._progress.statistics = str(self.statistics)
+        self._progress.update(self._task, completed=done)
+
+    def message(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(Text(text), soft_wrap=True)
+
+
+class BarWithStatistics(Progress):
+    """A progress bar with a line of statistics, which is truncated at the line end."""
+
+    statistics = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return the bar and the statistics."""
+        yield self.make_tasks_table(self.tasks)
+        if self.statistics:
+            yield Text(self.statistics, no_wrap=True, overflow="ellipsis")
+
+
+class CountColumn(ProgressColumn):
+    """Completed and total units, and units per second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the column of ``task``."""
+        total = f"/{task.total:,.0f}" if task.total else ""
+        text = f"{task.completed:,.0f}{total} {task.fields['unit']}"
+        return Text(f"{text}, {task.speed:,.0f}/s" if task.speed else text)
+
+
+def make_display(name: str, *, quiet: bool, as_json: bool) -> Display:
+    """Return the display for the terminal, log file or silence that is needed."""
+    if quiet:
+        return Display(name, as_json=as_json)
+    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", None)
+    return (Bar if is_terminal else Lines)(name, as_json=as_json)

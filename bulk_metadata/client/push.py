@@ -1,33 +1,40 @@
-"""A push: one file, from its first byte to its result file."""
+"""One upload: a file, from its first byte to its result file."""
 
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bulk_metadata.client.batches import Batcher
-from bulk_metadata.client.check import check
+from bulk_metadata.client.connection import TlsFiles
 from bulk_metadata.client.journal import FINAL, Journal
 from bulk_metadata.client.progress import Display
-from bulk_metadata.client.results import write_results
+from bulk_metadata.client.report import Summary, write_results
+from bulk_metadata.client.retry import make_retrying
 from bulk_metadata.client.sender import Sender
-from bulk_metadata.client.signals import Stopped
-from bulk_metadata.client.transport import Api
+from bulk_metadata.client.signals import StoppedError
+from bulk_metadata.client.transport import Transport
+from bulk_metadata.core.text import counted
 from bulk_metadata.files.device import Device
 from bulk_metadata.files.reader import Chunk, read
 from bulk_metadata.files.source import Source
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be done. Sizes are in bytes."""
+class InvalidFileError(Exception):
+    """The file contains problems. The message is their number."""
 
-    source: Source
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of an upload. Sizes are in bytes."""
+
     file_format: str
     url: str
-    # Not to be shown, wherever a plan is.
-    key: str = field(repr=False)
+    # Not included in the representation, which may be printed.
+    api_key: str = field(repr=False)
+    files: TlsFiles
     results: Path
     journal: Path
     resume: bool
@@ -39,82 +46,138 @@ class Plan:
     attempts: int
 
 
-def push(plan: Plan, display: Display, stop: threading.Event) -> str:
-    """Do it, until ``stop`` is set. Return why it failed, "" if it did not.
+def push(
+    source: Source,
+    settings: Settings,
+    summary: Summary,
+    display: Display,
+    stop: threading.Event,
+) -> None:
+    """Upload ``source`` until it is complete or ``stop`` is set. Complete ``summary``.
 
-    The tally of ``display`` has the counts in the end. Raises Unsound, JournalError,
-    Hopeless, Unanswered, sqlite3.Error or OSError, and Stopped if ``stop`` is set
-    before anything is sent.
+    Raises InvalidFileError, JournalError, RequestError, ValueError, sqlite3.Error,
+    OSError, or StoppedError.
     """
-    journal = Journal(plan.journal, _facts(plan, display, stop), resume=plan.resume)
-    is_done = False
+    transport = Transport(
+        settings.url,
+        settings.api_key,
+        settings.files,
+        dry_run=settings.dry_run,
+        connections=settings.concurrency,
+        stop=stop,
+    )
+    facts = _facts(source, settings, display, stop)
+    journal = Journal(settings.journal, facts, resume=settings.resume)
+    is_needed = not journal.is_empty()
     try:
-        if plan.check and not journal.is_checked:
-            check(plan.source, _chunks(plan), journal, display, stop)
-        failure = _send(plan, journal, display, stop)
-        if plan.source.has_changed:
-            failure = "the file was changed meanwhile, so the results may be wrong"
-        counts = display.tally.statuses = Counter(journal.counts())
-        write_results(journal.results(), plan.results)
-        is_done = not (stop.is_set() or counts["not_sent"] or counts["refused"])
+        if settings.check and not journal.is_checked:
+            check(source, _chunks(source, settings), journal, display, stop)
+        is_needed = True
+        summary.journal = settings.journal
+        summary.failure = _send(source, settings, transport, journal, display, stop)
+        if source.has_changed:
+            summary.failure = "the file changed, so the results may be wrong"
+        counts = display.statistics.statuses = Counter(journal.counts())
+        # Otherwise, the result file of an earlier run is kept.
+        if not journal.is_empty():
+            write_results(journal.results(), settings.results)
+            summary.results = settings.results
+        is_needed = stop.is_set() or bool(counts["not_sent"] or counts["refused"])
     finally:
-        journal.close(delete=is_done or journal.is_empty())
-    return failure
+        journal.close(delete=not is_needed)
+        if not is_needed:
+            summary.journal = None
 
 
-def _facts(plan: Plan, display: Display, stop: threading.Event) -> dict[str, str]:
-    """Return what a run that is resumed must have in common with the one before."""
-    source = plan.source
+def check(
+    source: Source,
+    chunks: Iterable[Chunk],
+    journal: Journal,
+    display: Display,
+    stop: threading.Event,
+) -> None:
+    """Validate the complete file, and list its devices in the journal.
+
+    Raises InvalidFileError after the problems are printed, and StoppedError once
+    ``stop`` is set.
+    """
+    display.begin("Checking", "bytes", source.size)
+    with journal.checking():
+        for chunk in chunks:
+            journal.list(chunk.devices)
+            for problem in chunk.problems:
+                display.problem(problem)
+            display.update(source.position)
+            if stop.is_set():
+                raise StoppedError
+        for problem in journal.repeats():
+            display.problem(problem)
+        if display.problems:
+            raise InvalidFileError(counted(display.problems, "problem"))
+        if not journal.counts():
+            raise InvalidFileError("The file contains no devices")
+
+
+def _facts(
+    source: Source, settings: Settings, display: Display, stop: threading.Event
+) -> dict[str, str]:
+    """Return the facts that a resumed run must share with the run before."""
 
     def on_piece() -> None:
         display.update(source.position)
         if stop.is_set():
-            raise Stopped
+            raise StoppedError
 
     display.begin("Reading", "bytes", source.size)
     return {
         "the file": source.digest(on_piece),
-        "the format": plan.file_format,
-        "the address": plan.url,
-        "whether it is a dry run": str(plan.dry_run),
+        "the format": settings.file_format,
+        "the address": settings.url,
+        "whether it is a dry run": str(settings.dry_run),
     }
 
 
-def _chunks(plan: Plan) -> Iterator[Chunk]:
-    return read(plan.source.open(), plan.file_format, plan.max_body_bytes)
+def _chunks(source: Source, settings: Settings) -> Iterator[Chunk]:
+    return read(source.open(), settings.file_format, settings.max_body_bytes)
 
 
-def _send(plan: Plan, journal: Journal, display: Display, stop: threading.Event) -> str:
-    tally = display.tally
-    api = Api(
-        plan.url,
-        plan.key,
-        dry_run=plan.dry_run,
-        connections=plan.concurrency,
-        attempts=plan.attempts,
-        stop=stop,
-        on_retry=tally.retry,
-    )
-    if plan.dry_run:
-        api.check_dry_run()
+def _send(
+    source: Source,
+    settings: Settings,
+    transport: Transport,
+    journal: Journal,
+    display: Display,
+    stop: threading.Event,
+) -> str:
+    """Send the remaining devices. Return the failure reason, or ""."""
+    retrying = make_retrying(settings.attempts, stop, display.delay)
+    if settings.dry_run:
+        retrying(transport.check_dry_run)
     counts = journal.counts()
-    settled = journal.settled()
-    tally.statuses.update({status: counts.get(status, 0) for status in FINAL})
+    statuses = display.statistics.statuses
+    statuses.update({status: counts.get(status, 0) for status in FINAL})
     total = sum(counts.values()) if journal.is_checked else None
-    display.begin("Sending", "devices", total, tally.statuses.total())
-    batcher = Batcher(plan.batch_size, plan.max_body_bytes)
-    sender = Sender(api, batcher, journal, display, stop)
-    sender.send(_devices(_chunks(plan), settled, sender), plan.concurrency)
+    display.begin("Sending", "devices", total, statuses.total())
+    sender = Sender(
+        partial(retrying, transport.replace),
+        Batcher(settings.batch_size, settings.max_body_bytes),
+        journal,
+        display,
+        stop,
+        dry_run=settings.dry_run,
+    )
+    devices = _remaining(_chunks(source, settings), journal.settled(), sender)
+    sender.run(devices, settings.concurrency)
     return sender.failure
 
 
-def _devices(
+def _remaining(
     chunks: Iterable[Chunk], settled: bytearray, sender: Sender
 ) -> Iterator[Device]:
-    """Yield the devices that are to be sent; note what cannot be."""
+    """Yield the devices to send, and record those that cannot be sent."""
     for chunk in chunks:
         if chunk.problems:
-            sender.leave_out(chunk.problems)
+            sender.skip(chunk.problems)
         for device in chunk.devices:
             if device.number >= len(settled) or not settled[device.number]:
                 yield device

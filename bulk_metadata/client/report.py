@@ -1,82 +1,143 @@
-"""The end of a run: what is said, and the exit code."""
+"""The report of a run: statistics, summary, exit code and result file."""
 
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-import msgspec
-
-from bulk_metadata.client.tally import WORDS, Tally
+from bulk_metadata.client.journal import Result
+from bulk_metadata.core.json_text import encode
 from bulk_metadata.core.text import counted
+from bulk_metadata.files.table import csv_writer
 
 ALL_UPDATED = 0
 FAILED = 1
 SOME_NOT_FOUND = 3
 
+# The statuses of devices: the word in messages, and the member of the JSON summary.
+STATUSES = {
+    "updated": ("updated", "updated"),
+    "would_update": ("would be updated", "wouldUpdate"),
+    "not_found": ("not found", "notFound"),
+    "invalid": ("invalid", "invalid"),
+    "refused": ("rejected", "refused"),
+    "not_sent": ("not sent", "notSent"),
+}
 
-class Summary(NamedTuple):
-    """What a run has come to."""
+COLUMNS = ("line", "identifier", "deviceId", "status")
+SUFFIXES = (".csv", ".ndjson", ".jsonl")
 
-    name: str
-    tally: Tally
-    seconds: float
-    results: Path
-    # Where the journal is, if the run can be resumed.
-    journal: Path | None
-    # Why it failed, if it did.
-    failure: str
-    # The signal that ended it, if one did.
+
+class Statistics:
+    """The number of devices with each status, and of retries."""
+
+    def __init__(self) -> None:
+        self.statuses: Counter[str] = Counter()
+        self.retries = 0
+        self._last_reason = ""
+        self._lock = threading.Lock()
+
+    def add_retry(self, reason: str) -> None:
+        """Count a retry, from any thread."""
+        with self._lock:
+            self.retries += 1
+            self._last_reason = reason
+
+    def counts(self) -> list[tuple[int, str]]:
+        """Return the number and the words of each status that occurs."""
+        return [
+            (self.statuses[status], words)
+            for status, (words, _) in STATUSES.items()
+            if self.statuses[status]
+        ]
+
+    def __str__(self) -> str:
+        parts = [f"{number:,} {words}" for number, words in self.counts()]
+        if self.retries:
+            parts.append(f"{self.retries:,} retried ({self._last_reason})")
+        return ", ".join(parts)
+
+
+@dataclass
+class Summary:
+    """The outcome of a run."""
+
+    name: str = ""
+    statistics: Statistics = field(default_factory=Statistics)
+    seconds: float = 0
+    # The result file, if the run wrote one.
+    results: Path | None = None
+    # The journal, if the run can be resumed.
+    journal: Path | None = None
+    # The failure reason, or "".
+    failure: str = ""
+    # The signal that stopped the run, or 0.
     signal: int = 0
 
     @property
     def exit_code(self) -> int:
-        """For scripts."""
-        answered = self.tally.statuses.total() - self.tally.statuses["not_sent"]
-        # Too late to end anything, if the journal of what was answered is gone.
-        if self.signal and (self.journal or not answered):
+        """The exit code of the command."""
+        statuses = self.statistics.statuses
+        # A signal after the last response has no effect: the journal is deleted.
+        if self.signal and (self.journal or statuses.total() == statuses["not_sent"]):
             return 128 + self.signal
-        statuses = {status for status, n in self.tally.statuses.items() if n}
-        if self.failure or self.journal or statuses & {"invalid", "refused"}:
+        found = {status for status, number in statuses.items() if number}
+        if self.failure or self.journal or found & {"invalid", "refused"}:
             return FAILED
-        return SOME_NOT_FOUND if "not_found" in statuses else ALL_UPDATED
+        return SOME_NOT_FOUND if "not_found" in found else ALL_UPDATED
+
+    @property
+    def reason(self) -> str:
+        """Why the exit code is FAILED, for standard error."""
+        return self.failure or ", ".join(
+            f"{number:,} {words}"
+            for number, words in self.statistics.counts()
+            if words in ("invalid", "rejected", "not sent")
+        )
 
     def as_text(self) -> str:
-        """For people."""
-        devices = self.tally.statuses.total()
-        lines = [
-            f"{counted(devices, 'device')} of {self.name} in {self.seconds:,.1f} s",
-            *(
-                f"{self.tally.statuses[status]:>13,} {words}"
-                for status, words in WORDS.items()
-                if self.tally.statuses[status]
-            ),
+        """Return the summary for people."""
+        devices = counted(self.statistics.statuses.total(), "device")
+        lines = [f"{devices} of {self.name} in {self.seconds:,.1f} s"]
+        lines += [
+            f"{number:>13,} {words}" for number, words in self.statistics.counts()
         ]
-        if self.tally.retries:
-            lines.append(f"{self.tally.retries:>13,} calls sent again")
-        lines.append(f"Results: {self.results}")
-        if self.failure:
-            lines.append(f"Failed: {self.failure}")
-        if self.journal:
-            lines.append("Go on with the same command and --resume.")
+        if self.statistics.retries:
+            lines.append(f"{self.statistics.retries:>13,} requests retried")
+        if self.results:
+            lines.append(f"Results: {self.results}")
         return "\n".join(lines)
 
-    def as_json(self) -> bytes:
-        """For scripts: one line."""
-        statuses = self.tally.statuses
-        return msgspec.json.encode(
-            {
-                "summary": {
-                    "devices": statuses.total(),
-                    "updated": statuses["updated"],
-                    "wouldUpdate": statuses["would_update"],
-                    "notFound": statuses["not_found"],
-                    "invalid": statuses["invalid"],
-                    "refused": statuses["refused"],
-                    "notSent": statuses["not_sent"],
-                    "retries": self.tally.retries,
-                    "seconds": round(self.seconds, 3),
-                    "results": str(self.results),
-                    "resumable": self.journal is not None,
-                    "failure": self.failure,
-                }
-            }
-        )
+    def as_json(self) -> str:
+        """Return the summary for programs, in one line."""
+        statuses = self.statistics.statuses
+        summary = {
+            "devices": statuses.total(),
+            **{member: statuses[status] for status, (_, member) in STATUSES.items()},
+            "retries": self.statistics.retries,
+            "seconds": round(self.seconds, 3),
+            "results": str(self.results or ""),
+            "resumable": self.journal is not None,
+            "failure": self.failure,
+        }
+        return encode({"summary": summary}).decode()
+
+
+def write_results(results: Iterable[Result], path: Path) -> None:
+    """Replace the file at ``path`` atomically with ``results``, in the order of the
+    input file. Raises OSError."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            writer = csv_writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(results)
+        else:
+            for result in results:
+                line = encode(dict(zip(COLUMNS, result, strict=True)))
+                file.write(f"{line.decode()}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,9 +1,9 @@
-"""Sending: batches are sent, several at once, and what comes of each is noted."""
+"""Concurrent requests: each batch is sent, and its results are recorded."""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     Executor,
@@ -14,152 +14,168 @@ from concurrent.futures import (
 from http import HTTPStatus
 from typing import NamedTuple
 
-from bulk_metadata.client.batches import Batch, Batcher, halves
+from bulk_metadata.client.batches import Batch, Batcher, split
 from bulk_metadata.client.journal import Journal, Outcome
 from bulk_metadata.client.progress import Display
-from bulk_metadata.client.retry import Hopeless, Refused, Unanswered
-from bulk_metadata.client.signals import Stopped
-from bulk_metadata.client.transport import Api, Results
+from bulk_metadata.client.retry import Action, RequestError, Response
+from bulk_metadata.client.signals import StoppedError
+from bulk_metadata.core.text import shorten
 from bulk_metadata.files.device import Device, Problem
 
-# Batches made ready beyond those that are under way, so that no thread waits for one.
-AHEAD = 2
+# Batches that are prepared in advance, so that no thread waits for one.
+PREPARED = 2
 
-# Seconds between two looks at what is seen while no call ends.
-LOOK = 0.5
+# Seconds between two updates of the progress while no request completes.
+UPDATE_INTERVAL = 0.5
+
+# Send a body, with retries, and return the response.
+Send = Callable[[bytes], Response]
 
 
-class Call(NamedTuple):
-    """A call under way."""
+class Request(NamedTuple):
+    """A request in flight."""
 
     batch: Batch
-    # time.monotonic() when it was handed on.
+    # time.monotonic() when it was submitted.
     start: float
 
 
 class Sender:
-    """Sends devices, and notes what becomes of them in the journal and the tally."""
+    """Sends devices, and records the results in the journal and the statistics."""
 
     def __init__(
         self,
-        api: Api,
+        send: Send,
         batcher: Batcher,
         journal: Journal,
         display: Display,
         stop: threading.Event,
+        *,
+        dry_run: bool,
     ) -> None:
-        """Sending ends as soon as ``stop`` is set, by whoever."""
-        self._api = api
+        """Once ``stop`` is set, no further batch is sent."""
+        self._send = send
         self._batcher = batcher
         self._journal = journal
         self._display = display
         self._stop = stop
+        self._updated = "would_update" if dry_run else "updated"
         self._halves: deque[Batch] = deque()
-        self._last_answer = 0.0
-        #: Why it ended before all was sent, if it was not told to.
+        self._last_response = 0.0
+        #: Why the run ended before all devices were sent, or "".
         self.failure = ""
 
-    def send(self, devices: Iterable[Device], concurrency: int) -> None:
-        """Send ``devices``, in so many calls at a time. Raises sqlite3.Error."""
+    def run(self, devices: Iterable[Device], concurrency: int) -> None:
+        """Send ``devices`` in ``concurrency`` requests at a time. Raises
+        sqlite3.Error."""
         batches = self._batcher.batches(devices)
-        calls: dict[Future[list[Outcome]], Call] = {}
+        requests: dict[Future[list[Outcome]], Request] = {}
         with ThreadPoolExecutor(concurrency) as executor:
             try:
-                while self._submit(batches, calls, executor, concurrency + AHEAD):
-                    done, _ = wait(calls, LOOK, FIRST_COMPLETED)
+                while self._submit(batches, requests, executor, concurrency + PREPARED):
+                    done, _ = wait(requests, UPDATE_INTERVAL, FIRST_COMPLETED)
                     for future in done:
-                        self._settle(calls.pop(future), future)
-                    self._display.update(self._display.tally.statuses.total())
+                        self._record_result(requests.pop(future), future)
+                    self._display.update(self._display.statistics.statuses.total())
             except BaseException:
-                # Else those under way would be tried again and again.
+                # Otherwise the requests in flight would be retried.
                 self._stop.set()
                 executor.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _submit(
-        self,
-        batches: Iterator[Batch],
-        calls: dict[Future[list[Outcome]], Call],
-        executor: Executor,
-        most: int,
-    ) -> bool:
-        """Have ``most`` calls under way, as far as there are; tell if there are any."""
-        while len(calls) < most and (batch := self._next(batches)):
-            future = executor.submit(self._call, batch)
-            calls[future] = Call(batch, time.monotonic())
-        return bool(calls)
-
-    def leave_out(self, problems: Sequence[Problem]) -> None:
-        """Show and note what cannot be sent."""
+    def skip(self, problems: Sequence[Problem]) -> None:
+        """Print and record devices that cannot be sent."""
         for problem in problems:
             self._display.problem(problem)
         outcomes = [Outcome(problem.number, "", "invalid") for problem in problems]
-        self._note(problems, outcomes)
+        self._record(problems, outcomes)
+
+    def _submit(
+        self,
+        batches: Iterator[Batch],
+        requests: dict[Future[list[Outcome]], Request],
+        executor: Executor,
+        limit: int,
+    ) -> bool:
+        """Submit up to ``limit`` requests. Return whether any is in flight."""
+        while len(requests) < limit and (batch := self._next(batches)):
+            future = executor.submit(self._send_batch, batch)
+            requests[future] = Request(batch, time.monotonic())
+        return bool(requests)
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         if self._stop.is_set():
             return None
         return self._halves.popleft() if self._halves else next(batches, None)
 
-    def _call(self, batch: Batch) -> list[Outcome]:
-        """Make the call, in a thread. Raises what Api.replace does."""
+    def _send_batch(self, batch: Batch) -> list[Outcome]:
+        """Send a batch, in a thread. Raises RequestError or StoppedError."""
         try:
-            results = self._api.replace(batch.body)
-            return [_outcome(device, results) for device in batch.devices]
-        except Hopeless as error:
-            # At once, so that no thread begins another call.
-            self._fail(str(error))
+            response = self._send(batch.body)
+        except RequestError as error:
+            if error.action is Action.END:
+                # Immediately, so that no thread sends another batch.
+                self._fail(str(error))
             raise
+        results = {result.identifier: result for result in response.results}
+        outcomes = []
+        for number, line, identifier, _ in batch.devices:
+            if result := results.get(identifier):
+                is_updated = result.status == "updated"
+                status = self._updated if is_updated else result.status
+                outcomes.append(Outcome(number, result.device_id, status))
+            else:
+                device = f'line {line}, device "{shorten(identifier)}"'
+                self._fail(f"the response contains no result for {device}")
+        return outcomes
 
-    def _settle(self, call: Call, future: Future[list[Outcome]]) -> None:
-        """Note what became of a call that has ended."""
-        devices = call.batch.devices
+    def _record_result(self, request: Request, future: Future[list[Outcome]]) -> None:
+        """Record the outcome of a request that has ended."""
+        devices = request.batch.devices
         try:
             outcomes = future.result()
-        except Refused as error:
-            self._refuse(call.batch, error)
-        except Unanswered as error:
-            first, last = devices[0].line, devices[-1].line
-            self._display.say(f"No answer for lines {first} to {last}: {error}")
-            self._note(devices, [])
-            # It may be these devices: another program may hold one of them. If no other
-            # call fares better it is not.
-            if self._last_answer < call.start:
-                self._fail(f"no call was answered any more: {error}")
-        except (Hopeless, Stopped):
-            self._note(devices, [])
+        except RequestError as error:
+            if error.action is Action.SPLIT:
+                self._split(request.batch, error)
+                return
+            self._record(devices, [])
+            if error.action is Action.RETRY:
+                self._give_up(request, error)
+        except StoppedError:
+            self._record(devices, [])
         else:
-            self._last_answer = time.monotonic()
-            self._note(devices, outcomes)
+            self._last_response = time.monotonic()
+            self._record(devices, outcomes)
 
-    def _refuse(self, batch: Batch, error: Refused) -> None:
-        """Send the halves of ``batch``, until it is clear what was refused."""
-        self._last_answer = time.monotonic()
-        if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            self._batcher.lower(len(batch.body) // 2)
+    def _give_up(self, request: Request, error: RequestError) -> None:
+        """Report that all attempts failed. End the run if all other requests fail, too:
+        otherwise another program may lock one of the devices."""
+        first, last = request.batch.devices[0].line, request.batch.devices[-1].line
+        self._display.message(f"Lines {first} to {last} were not sent: {error}")
+        if self._last_response < request.start:
+            self._fail(f"all requests fail: {error}")
+
+    def _split(self, batch: Batch, error: RequestError) -> None:
+        """Send the halves of ``batch``, until the rejected device is isolated."""
+        self._last_response = time.monotonic()
+        if error.kind == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            self._batcher.reduce(len(batch.body) // 2)
         if len(batch.devices) > 1:
-            self._halves.extend(halves(batch))
+            self._halves.extend(split(batch))
             return
         [device] = batch.devices
         self._display.problem(
             Problem(device.number, device.line, device.identifier, str(error))
         )
-        self._note(batch.devices, [Outcome(device.number, "", "refused")])
+        self._record(batch.devices, [Outcome(device.number, "", "refused")])
 
-    def _note(
+    def _record(
         self, devices: Sequence[Device | Problem], outcomes: Sequence[Outcome]
     ) -> None:
         self._journal.record(devices, outcomes)
-        self._display.tally.statuses.update(outcome.status for outcome in outcomes)
+        self._display.statistics.statuses.update(outcome.status for outcome in outcomes)
 
     def _fail(self, reason: str) -> None:
         if not self._stop.is_set():
             self.failure = reason
             self._stop.set()
-
-
-def _outcome(device: Device, results: Results) -> Outcome:
-    """Return what ``results`` says of ``device``. Raises Hopeless if nothing."""
-    if device.identifier not in results:
-        raise Hopeless(f"The answer does not name the device {device.identifier!r}.")
-    return Outcome(device.number, *results[device.identifier])

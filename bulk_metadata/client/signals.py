@@ -1,41 +1,65 @@
-"""Ctrl-C, and SIGTERM: once to end in good order, twice to end at once."""
+"""Signal handling: the first SIGINT, SIGTERM or SIGHUP requests a graceful stop, the
+second exits immediately."""
 
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stopped(Exception):
-    """The run is to end, and what was to be done next was not."""
+class StoppedError(Exception):
+    """The run was stopped before the next request."""
 
 
 class Stop(threading.Event):
-    """Set when the run is to end. What is under way is waited for."""
+    """An event that is set when the run must stop. Requests in flight complete."""
 
     def __init__(self) -> None:
         super().__init__()
-        #: The signal that set it, if one did.
+        #: The last signal, or 0.
         self.signal = 0
+        self._raises = False
 
-    def on_signals(self, say: Callable[[str], None], leave: Callable[[], None]) -> None:
-        """Let Ctrl-C and SIGTERM set it, which ``say`` is told; ``leave`` is called
-        before an end at once."""
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Let the first signal raise StoppedError inside, where the main thread waits
+        for a person or a pipe."""
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
 
-        def end() -> None:
-            self.set()
-            say("Ending, once the calls under way are answered. Again: at once.")
+    def handle_signals(
+        self, message: Callable[[str], None], restore: Callable[[], None]
+    ) -> None:
+        """Install the handlers. ``message`` prints a line, and ``restore`` resets the
+        terminal before an immediate exit."""
 
-        def end_at_once() -> None:
-            leave()
-            # The journal has what was answered: nothing is lost.
+        def stop() -> None:
+            message(
+                "Stopping after the requests in flight. "
+                "Press Ctrl-C again to stop immediately."
+            )
+
+        def exit_immediately() -> None:
+            restore()
+            # The journal contains the results that were received.
             os._exit(128 + self.signal)
 
         def handle(number: int, _: object) -> None:
-            then = end_at_once if self.signal else end
+            is_first = not self.signal
             self.signal = number
-            # Not here: the thread that was interrupted may hold a lock.
-            threading.Thread(target=then).start()
+            self.set()
+            if is_first and self._raises:
+                raise StoppedError
+            # In a thread, because the interrupted code may hold a lock of the output.
+            threading.Thread(target=stop if is_first else exit_immediately).start()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, handle)
+        for number in NUMBERS:
+            # nohup ignores SIGHUP.
+            if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):
+                signal.signal(number, handle)

@@ -1,63 +1,66 @@
-"""One call: sent, and tried again while that may help."""
+"""One request: sent to the service, with its response or failure interpreted."""
 
+import re
 import ssl
 import threading
-from collections.abc import Callable
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import urllib3
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_attempt,
-    stop_when_event_set,
-    wait_random_exponential,
-)
 from urllib3.exceptions import (
     ConnectTimeoutError,
+    DecodeError,
     HTTPError,
     LocationParseError,
     NewConnectionError,
     ProtocolError,
+    ProxyError,
     ReadTimeoutError,
     SSLError,
 )
 
-from bulk_metadata.client.retry import (
-    Answer,
-    Hopeless,
-    Refused,
-    Unanswered,
-    body_of,
-    parse_answer,
+from bulk_metadata.client.connection import (
+    CONNECT_TIMEOUT,
+    RESPONSE_TIMEOUT,
+    TlsFiles,
+    find_proxy,
+    open_pools,
+    speaks_tls,
 )
-from bulk_metadata.client.signals import Stopped
+from bulk_metadata.client.retry import (
+    Failure,
+    RequestError,
+    Response,
+    check_status,
+    parse_response,
+)
+from bulk_metadata.client.signals import StoppedError
 from bulk_metadata.core.limits import ENDPOINT
+from bulk_metadata.core.text import mask, printable, shorten
 
-# Seconds. The API answers within 15 at the worst, and proxies let calls wait.
-CONNECT_TIMEOUT = 10
-READ_TIMEOUT = 60
-
-# Seconds before the next attempt: random, up to 0.5, 1, 2, 4, ... and 30.
-BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
-
-# What became of devices, by identifier: their ids and statuses.
-Results = dict[str, tuple[str, str]]
-
-# No devices: answered without a look at the database, and never written.
+# A request without devices. The service responds with 400 and never writes.
 PROBE = b'{"devices":{}}'
+
+# What OpenSSL calls the messages of a server that does not use TLS at this port.
+NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER")
+
+# Alerts of OpenSSL for a missing or invalid client certificate.
+CERTIFICATE_ALERT = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE)")
+
+TUNNEL_STATUS = re.compile("Tunnel connection failed: ([0-9]{3})")
+
+# Characters of a reason. Another server determines its length.
+MAX_REASON = 500
 
 
 def endpoint(url: str) -> str:
-    """Return the address of the API that ``url`` leads to: its host's, or a proxy's
-    prefix, or the whole address. Raises ValueError if it is no such address."""
+    """Return the address of the API at ``url``: a host, a prefix, or the complete
+    address. Raises ValueError."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be like https://host or http://host:8000")
-    if parts.query or parts.fragment or parts.username:
-        raise ValueError("must be an address alone: no user, no query")
+    if parts.query or parts.fragment or "@" in url:
+        raise ValueError("must not contain a user, a password, or a query")
     try:
         _ = parts.port
     except ValueError:
@@ -65,122 +68,158 @@ def endpoint(url: str) -> str:
     return parts.geturl().rstrip("/").removesuffix(ENDPOINT) + ENDPOINT
 
 
-class Api:
-    """The API, over connections that are kept. May be used by several threads."""
+class Transport:
+    """The connections to the service. Several threads may use it."""
 
     def __init__(
         self,
         url: str,
-        key: str,
+        api_key: str,
+        files: TlsFiles,
         *,
         dry_run: bool,
         connections: int,
-        attempts: int,
         stop: threading.Event,
-        on_retry: Callable[[str], None],
     ) -> None:
-        """``url`` is an endpoint's. Once ``stop`` is set nothing is sent.
-        ``on_retry`` is told why, before each attempt but a call's first."""
-        self._pool = urllib3.connection_from_url(
-            url,
-            maxsize=connections,
-            block=True,
-            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT),
-            headers={"x-api-key": key, "Content-Type": "application/json"},
-        )
-        self._path = urlsplit(url).path
+        """``url`` is an endpoint. Once ``stop`` is set, no request is sent. Raises
+        ValueError for a proxy or a file that cannot be used."""
+        self._url = url
+        self._target = urlsplit(url)
         self._dry_run = dry_run
-        self._on_retry = on_retry
         self._stop = stop
-        self._retrying = Retrying(
-            retry=retry_if_exception_type(Unanswered),
-            wait=_pause,
-            stop=stop_after_attempt(attempts) | stop_when_event_set(stop),
-            sleep=sleep_using_event(stop),
-            before_sleep=self._before_retry,
-            reraise=True,
-        )
-
-    def replace(self, body: bytes) -> Results:
-        """Make the call, and return what became of its devices.
-
-        Raises Refused, Unanswered, Hopeless, or Stopped if it was not sent.
-        """
-        answer = self._retrying(self._call, body)
-        updated = "would_update" if self._dry_run else "updated"
-        return {
-            result.identifier: (
-                result.device_id,
-                updated if result.status == "updated" else result.status,
-            )
-            for result in answer.results
+        self._proxy = find_proxy(url)
+        self._secrets = [api_key, *(self._proxy.secrets if self._proxy else [])]
+        # Whether the server is known to use HTTP.
+        self._is_diagnosed = False
+        self._has_certificate = files.cert is not None
+        self._pools = open_pools(url, self._proxy, files, connections)
+        self._headers = {
+            "x-api-key": api_key,
+            "Content-Type": "application/json",
+            "Accept-Encoding": "gzip, deflate",
         }
 
-    def check_dry_run(self) -> None:
-        """Make sure that the service knows what a dry run is: one that does not would
-        write. Raises Unanswered, Stopped, or Hopeless if it does not."""
+    def replace(self, body: bytes) -> Response:
+        """Send a request, and return the response. Raises RequestError, or StoppedError
+        if the request was not sent."""
+        response = self._post(body, "?dryRun=true" if self._dry_run else "")
         try:
-            self._retrying(self._post, PROBE, "?dryRun=is-it-known")
-        except Refused as error:
+            parsed = parse_response(response)
+        except RequestError as error:
+            raise self._masked(error) from None
+        if parsed.dry_run != self._dry_run:
+            raise RequestError(
+                Failure.DRY_RUN, "The response does not confirm the dry run"
+            )
+        return parsed
+
+    def check_dry_run(self) -> None:
+        """Check that the service supports dry runs, because a service that ignores the
+        parameter writes. Raises RequestError or StoppedError."""
+        try:
+            check_status(self._post(PROBE, "?dryRun=unknown"))
+        except RequestError as error:
+            if error.kind is not Failure.REJECTED:
+                raise self._masked(error) from None
             if "dryRun" in str(error):
                 return
-        raise Hopeless("This service is too old for a dry run. Nothing was sent.")
+        raise RequestError(
+            Failure.DRY_RUN, "This service does not support dry runs. Nothing was sent"
+        )
 
-    def _call(self, body: bytes) -> Answer:
-        data = self._post(body, "?dryRun=true" if self._dry_run else "")
-        answer = parse_answer(data)
-        if answer.dry_run != self._dry_run:
-            raise Hopeless("The service did not keep to what a dry run is.")
-        return answer
-
-    def _post(self, body: bytes, query: str) -> bytes:
-        """Return the body of a 200."""
+    def _post(self, body: bytes, query: str) -> urllib3.BaseHTTPResponse:
         if self._stop.is_set():
-            raise Stopped
+            raise StoppedError
         try:
-            response = self._pool.request(
-                "POST", self._path + query, body=body, retries=False, redirect=False
+            response = self._pools.request(
+                "POST",
+                self._url + query,
+                body=body,
+                headers=self._headers,
+                retries=False,
+                redirect=False,
             )
-        except LocationParseError as error:
-            raise Hopeless(f"No connection: {error}") from None
         except HTTPError as error:
-            if _is_misled(error):
-                raise Hopeless(f"No secure connection: {error}") from None
-            raise Unanswered(_trouble(error)) from None
-        return body_of(response)
+            raise self._masked(self._failure(error)) from None
+        self._is_diagnosed = True
+        return response
 
-    def _before_retry(self, state: RetryCallState) -> None:
-        self._on_retry(str(_failure(state)))
+    def _masked(self, error: RequestError) -> RequestError:
+        """Return ``error`` with a reason that can be printed."""
+        reason = str(error)
+        if error.kind == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._proxy:
+            reason += (
+                f". The proxy {self._proxy.address} requires other credentials. "
+                f"Set {self._proxy.variable} to http://USER:PASSWORD@HOST:PORT"
+            )
+        reason = printable(shorten(mask(reason, self._secrets), MAX_REASON))
+        return RequestError(error.kind, reason, error.retry_after)
 
+    def _failure(self, error: HTTPError) -> RequestError:
+        """Return the failure that urllib3 reports as ``error``."""
+        host = self._target.netloc
+        if isinstance(error, ProxyError) and self._proxy:
+            host = f"the proxy {self._proxy.address}"
+            # http.client reports the status of the proxy in the message only.
+            if found := TUNNEL_STATUS.search(str(error.original_error)):
+                return RequestError(int(found[1]), f"{found[1]} from {host}")
+            cause = error.original_error
+            error = cause if isinstance(cause, HTTPError) else ProtocolError(cause)
+        if isinstance(error, SSLError):
+            return self._tls_failure(error.args[0], host)
+        if isinstance(error, NewConnectionError):
+            reason = getattr(error.__cause__, "strerror", None) or "no route"
+            return RequestError(
+                Failure.NO_CONNECTION, f"no connection to {host}: {reason}"
+            )
+        if isinstance(error, ConnectTimeoutError):
+            reason = f"no connection to {host} within {CONNECT_TIMEOUT} s"
+            return RequestError(Failure.NO_CONNECTION, reason)
+        if isinstance(error, ReadTimeoutError):
+            reason = f"no complete response within {RESPONSE_TIMEOUT} s"
+            return RequestError(Failure.TIMEOUT, reason)
+        if isinstance(error, LocationParseError):
+            return RequestError(Failure.ADDRESS, f"invalid host name {host}")
+        if isinstance(error, DecodeError):
+            return RequestError(
+                Failure.UNREADABLE, f"unreadable response: {error.args[0]}"
+            )
+        if self._is_tls_port():
+            return RequestError(
+                Failure.TLS_MISMATCH, f"{host} expects TLS: use https:// in --url"
+            )
+        return RequestError(
+            Failure.CONNECTION_LOST, f"the connection to {host} was lost"
+        )
 
-def _failure(state: RetryCallState) -> BaseException | None:
-    """Return what the last attempt raised."""
-    return state.outcome.exception() if state.outcome else None
+    def _is_tls_port(self) -> bool:
+        """Return whether the first request failed because the server expects TLS."""
+        if self._is_diagnosed or self._proxy or self._target.scheme == "https":
+            return False
+        self._is_diagnosed = True
+        return speaks_tls(self._target.hostname or "", self._target.port or 80)
 
-
-def _pause(state: RetryCallState) -> float:
-    """Return the seconds until the next attempt: not all at once, so random, even when
-    the server names a time."""
-    return getattr(_failure(state), "retry_after", 0) + BACKOFF(state)
-
-
-def _is_misled(error: HTTPError) -> bool:
-    """Tell whether the server is another one than it should be, or knows no TLS. Other
-    trouble with TLS is trouble with the network."""
-    cause = error.args[0] if isinstance(error, SSLError) else None
-    return isinstance(cause, ssl.SSLCertVerificationError) or (
-        isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER"
-    )
-
-
-def _trouble(error: HTTPError) -> str:
-    """Return why there was no answer, for people."""
-    if isinstance(error, NewConnectionError):
-        return f"no connection: {getattr(error.__cause__, 'strerror', error)}"
-    if isinstance(error, ConnectTimeoutError):
-        return f"no connection within {CONNECT_TIMEOUT} s"
-    if isinstance(error, ReadTimeoutError):
-        return f"no answer within {READ_TIMEOUT} s"
-    if isinstance(error, ProtocolError | SSLError):
-        return "the connection was lost"
-    return f"an answer that cannot be read: {error.args[0]}"
+    def _tls_failure(self, error: object, host: str) -> RequestError:
+        """Return the failure of a TLS connection."""
+        reason = getattr(error, "reason", None) or ""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return RequestError(
+                Failure.CERTIFICATE,
+                f"the certificate of {host} is not trusted: {error.verify_message}. "
+                "If a company CA issued it, pass the CA with --cacert FILE, or "
+                "set SSL_CERT_FILE",
+            )
+        if any(word in reason for word in NO_TLS):
+            return RequestError(
+                Failure.TLS_MISMATCH, f"{host} does not use TLS: use http:// in --url"
+            )
+        if CERTIFICATE_ALERT.search(reason):
+            problem = "rejects the" if self._has_certificate else "requires a"
+            return RequestError(
+                Failure.CLIENT_CERTIFICATE,
+                f"{host} {problem} client certificate ({reason}): pass "
+                "the certificate and its key with --cert FILE",
+            )
+        return RequestError(
+            Failure.CONNECTION_LOST, f"the connection to {host} was lost"
+        )

@@ -1,12 +1,25 @@
 """Formatting of untrusted text for messages."""
 
+import re
+from collections.abc import Iterable
+
 # Characters of a cell or an identifier in a message, enough to find it in the file.
 MAX_LENGTH = 100
 
+# An API key, or the user and password of a URL.
+SECRET = re.compile(r"tlm_[0-9A-Za-z]{8,}|(?<=://)[^/@\s]+(?=@)")
 
-def shorten(text: str) -> str:
+
+def shorten(text: str, max_length: int = MAX_LENGTH) -> str:
     """Truncate ``text`` for use in a message."""
-    return text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}..."
+    return text if len(text) <= max_length else f"{text[:max_length]}..."
+
+
+def mask(text: str, secrets: Iterable[str] = ()) -> str:
+    """Replace API keys, passwords in URLs, and ``secrets`` in ``text``."""
+    for secret in filter(None, secrets):
+        text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
+    return SECRET.sub("***", text)
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import msgspec
 
@@ -115,3 +115,22 @@ def _device(
         return Device(number, line, identifier, msgspec.json.encode(metadata))
     except RecursionError:
         return Problem(number, line, identifier, "nested too deeply")
+
+
+class Lines:
+    """A text file for the csv module that ends rows with LF, as scripts expect.
+
+    With the parameter lineterminator, the csv module does not quote a CR in a cell.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        """Write ``row``, which ends with CRLF."""
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
+def csv_writer(file: TextIO) -> Any:
+    """Return a csv.writer whose rows end with LF."""
+    return csv.writer(Lines(file))

@@ -1,4 +1,4 @@
-"""The check of a whole file, as it is seen: all problems at once, and nothing sent."""
+"""Validation of a complete file: all problems are printed, and nothing is sent."""
 
 import gzip
 import json
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bulk_metadata.client.check import check
 from bulk_metadata.client.journal import Journal
 from bulk_metadata.client.progress import Display
-from bulk_metadata.client.signals import Stopped
+from bulk_metadata.client.push import check
+from bulk_metadata.client.signals import StoppedError
 from bulk_metadata.files.reader import read
 from bulk_metadata.files.source import Source
 from tests.conftest import Organization
@@ -26,7 +26,7 @@ FLEET = "".join(line + "\n" for line in LINES).encode()
 def push(
     folder: Path, *arguments: str, stdin: bytes = b"", key: str = "tlm_none"
 ) -> subprocess.CompletedProcess[str]:
-    """Run the client, by default against a port where nobody listens."""
+    """Run the client, by default with an unused port."""
     if "--url" not in arguments:
         arguments = (*arguments, "--url", "http://127.0.0.1:1", "--attempts", "1")
     done = subprocess.run(
@@ -42,12 +42,12 @@ def push(
     return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
 
-def was_sound(done: subprocess.CompletedProcess[str]) -> bool:
-    """Tell whether the check found nothing, so that sending was tried."""
+def is_valid(done: subprocess.CompletedProcess[str]) -> bool:
+    """Return whether the check found no problems, so that sending began."""
     return "Sending ..." in done.stderr
 
 
-def test_all_problems_are_shown_and_nothing_is_sent(
+def test_all_problems_are_printed_and_nothing_is_sent(
     tmp_path: Path, service: Service, acme: Organization
 ) -> None:
     acme.insert("SN-0", "SN-1")
@@ -70,14 +70,13 @@ def test_all_problems_are_shown_and_nothing_is_sent(
         'fleet.ndjson, line 7, device "SN-1": the same identifier as on line 2',
         'fleet.ndjson, line 8, device "SN-3": the same identifier as on line 4',
         'fleet.ndjson, line 9, device "SN-3": the same identifier as on line 4',
-        "Error: 4 problems. Nothing was sent.",
+        "Error: 4 problems.",
     ]
     assert acme.rows() == before
-    # Nothing is left behind that would stand in the way of the next run.
     assert os.listdir(tmp_path) == ["fleet.ndjson"]
 
 
-def test_without_the_check_the_rest_is_sent(
+def test_no_check_sends_valid_devices(
     tmp_path: Path, service: Service, acme: Organization
 ) -> None:
     acme.insert("SN-0", "SN-4", metadata={"old": 1})
@@ -89,6 +88,7 @@ def test_without_the_check_the_rest_is_sent(
     assert done.stderr.splitlines()[2:] == [
         "fleet.ndjson, line 2: JSON is malformed: invalid character (byte 0)",
         'fleet.ndjson, line 3, device "SN-4": metadata must be a JSON object',
+        "Error: 2 invalid.",
     ]
     assert acme.metadata() == {"SN-0": {}, "SN-4": {"old": 1}}
     assert (tmp_path / "fleet.ndjson.results.csv").read_text().splitlines() == [
@@ -98,11 +98,10 @@ def test_without_the_check_the_rest_is_sent(
         "3,SN-4,,invalid",
         "4,SN-3,,not_found",
     ]
-    # There is nothing left that could be done about them.
     assert not (tmp_path / "fleet.ndjson.results.csv.journal").exists()
 
 
-def test_a_file_that_holds_everything_twice(tmp_path: Path) -> None:
+def test_repeated_identifiers_are_found_fast(tmp_path: Path) -> None:
     count = 50_000
     lines = [
         f'{{"identifier": "SN-{number}", "metadata": {{}}}}\n'
@@ -116,25 +115,25 @@ def test_a_file_that_holds_everything_twice(tmp_path: Path) -> None:
         f"the same identifier as on line {number + 1}"
         for number in range(count)
     ]
-    assert end == "Error: 50,000 problems. Nothing was sent."
+    assert end == "Error: 50,000 problems."
 
 
-def test_problems_as_json(tmp_path: Path) -> None:
+def test_problems_are_printed_as_json(tmp_path: Path) -> None:
     (tmp_path / "fleet.csv").write_text('identifier,n:number\n"a\x1b[2J",x\n')
     done = push(tmp_path, "fleet.csv", "--json", "--quiet")
     assert done.returncode == 1
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        {
-            "problem": 'column "n:number": "x" is not a number',
-            "line": 2,
-            "identifier": "a\x1b[2J",
-        }
-    ]
-    # Where a person may look nothing moves the cursor.
+    problem, summary = map(json.loads, done.stdout.splitlines())
+    assert problem == {
+        "problem": 'column "n:number": "x" is not a number',
+        "line": 2,
+        "identifier": "a\x1b[2J",
+    }
+    assert summary["summary"]["failure"] == "1 problem"
+    # Control characters are escaped on a terminal.
     done = push(tmp_path, "fleet.csv", "--quiet")
     assert done.stderr.splitlines() == [
         'fleet.csv, line 2, device "a\\x1b[2J": column "n:number": "x" is not a number',
-        "Error: 1 problem. Nothing was sent.",
+        "Error: 1 problem.",
     ]
 
 
@@ -147,11 +146,13 @@ def test_problems_as_json(tmp_path: Path) -> None:
         ("none.json", b'{"devices": {}}'),
     ],
 )
-def test_a_file_without_devices(name: str, content: bytes, tmp_path: Path) -> None:
+def test_file_without_devices_is_rejected(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(content)
     done = push(tmp_path, name)
     assert done.returncode == 1
-    assert done.stderr.endswith("Error: There is no device. Nothing was sent.\n")
+    assert done.stderr.endswith("Error: The file contains no devices.\n")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_a_file_without_devices(name: str, content: bytes, tmp_path: Path) -> No
         ("FLEET.NDJSON", FLEET),
         ("fleet.ndjson.gz", gzip.compress(FLEET)),
         ("FLEET.NDJSON.GZ", gzip.compress(FLEET)),
-        # It is gzip that counts, not the name.
+        # The name does not determine the compression.
         ("fleet.ndjson", gzip.compress(FLEET)),
         ("fleet.ndjson.gz", FLEET),
         ("members.ndjson.gz", gzip.compress(FLEET[:61]) + gzip.compress(FLEET[61:])),
@@ -170,41 +171,42 @@ def test_a_file_without_devices(name: str, content: bytes, tmp_path: Path) -> No
         ("fleet.tsv", b"identifier\ta\nSN-1\tb\n"),
     ],
 )
-def test_the_name_tells_the_format(name: str, content: bytes, tmp_path: Path) -> None:
+def test_extension_determines_format(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    assert was_sound(push(tmp_path, name))
+    assert is_valid(push(tmp_path, name))
 
 
-def test_an_option_tells_the_format_before_the_name(tmp_path: Path) -> None:
+def test_format_option_overrides_extension(tmp_path: Path) -> None:
     (tmp_path / "fleet.csv").write_bytes(FLEET)
-    assert was_sound(push(tmp_path, "fleet.csv", "--format", "ndjson"))
-    assert not was_sound(push(tmp_path, "fleet.csv"))
+    assert is_valid(push(tmp_path, "fleet.csv", "--format", "ndjson"))
+    assert not is_valid(push(tmp_path, "fleet.csv"))
 
 
-def test_a_name_that_tells_no_format(tmp_path: Path) -> None:
+def test_unknown_extension_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "fleet.txt").write_bytes(FLEET)
     done = push(tmp_path, "fleet.txt")
     assert done.returncode == 2
     assert (
-        "The name must end in one of: .ndjson, .jsonl, .json, .csv, .tsv" in done.stderr
+        'Unknown file name extension ".txt". Set the format with --format.'
+        in done.stderr
     )
 
 
 @pytest.mark.parametrize("content", [FLEET, gzip.compress(FLEET)])
-def test_standard_input(content: bytes, tmp_path: Path) -> None:
-    assert was_sound(push(tmp_path, "-", "--format", "ndjson", stdin=content))
+def test_standard_input_is_read(content: bytes, tmp_path: Path) -> None:
+    assert is_valid(push(tmp_path, "-", "--format", "ndjson", stdin=content))
     done = push(tmp_path, "-", "--format", "ndjson", stdin=b"x\n")
     assert "standard input, line 1: JSON is malformed" in done.stderr
     assert push(tmp_path, "-", stdin=content).returncode == 2
 
 
-def test_a_pipe_that_has_a_name(tmp_path: Path) -> None:
+def test_named_pipe_is_read(tmp_path: Path) -> None:
     pipe = tmp_path / "fleet.ndjson"
     os.mkfifo(pipe)
     writer = subprocess.Popen(
         [sys.executable, "-c", f"open({str(pipe)!r}, 'wb').write({FLEET!r})"]
     )
-    assert was_sound(push(tmp_path, "fleet.ndjson"))
+    assert is_valid(push(tmp_path, "fleet.ndjson"))
     assert writer.wait(60) == 0
 
 
@@ -217,7 +219,7 @@ def test_a_pipe_that_has_a_name(tmp_path: Path) -> None:
         (gzip.compress(FLEET) + b"garbage", "Not a gzipped file"),
     ],
 )
-def test_a_gzip_file_that_is_broken(
+def test_broken_gzip_file_is_reported(
     content: bytes, reason: str, tmp_path: Path
 ) -> None:
     (tmp_path / "fleet.ndjson.gz").write_bytes(content)
@@ -227,7 +229,7 @@ def test_a_gzip_file_that_is_broken(
     assert f": cannot read: {reason}" in done.stderr
 
 
-def test_standard_input_that_is_closed(tmp_path: Path) -> None:
+def test_closed_standard_input_is_reported(tmp_path: Path) -> None:
     def without_stdin(*arguments: str, **environment: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "bulk_metadata.client", "push", *arguments]
         done = subprocess.run(
@@ -242,16 +244,16 @@ def test_standard_input_that_is_closed(tmp_path: Path) -> None:
 
     assert without_stdin("-", "--format", "csv", BULK_METADATA_API_KEY="tlm_none") == (
         1,
-        "Error: standard input is closed",
+        "Error: standard input is closed.",
     )
     (tmp_path / "fleet.ndjson").write_bytes(FLEET)
     assert without_stdin("fleet.ndjson", BULK_METADATA_API_KEY="") == (
         2,
-        "Error: Set BULK_METADATA_API_KEY to the key.",
+        "Error: No API key: Set BULK_METADATA_API_KEY, or use --key-file FILE.",
     )
 
 
-def test_the_results_never_take_the_place_of_the_file(tmp_path: Path) -> None:
+def test_results_never_replace_input_file(tmp_path: Path) -> None:
     (tmp_path / "fleet.ndjson").write_bytes(FLEET)
     done = push(tmp_path, "fleet.ndjson", "--results", f"{tmp_path}/fleet.ndjson")
     assert done.returncode == 2
@@ -259,7 +261,7 @@ def test_the_results_never_take_the_place_of_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "fleet.ndjson").read_bytes() == FLEET
 
 
-def test_a_message_holds_no_more_than_can_be_read(tmp_path: Path) -> None:
+def test_long_identifier_is_truncated(tmp_path: Path) -> None:
     identifier = "x" * 1_000_000
     (tmp_path / "fleet.csv").write_text(f"identifier,a:number\n{identifier},y\n")
     done = push(tmp_path, "fleet.csv", "--quiet")
@@ -267,12 +269,12 @@ def test_a_message_holds_no_more_than_can_be_read(tmp_path: Path) -> None:
         f'fleet.csv, line 2, device "{"x" * 100}...": '
         'column "a:number": "y" is not a number'
     )
-    [problem] = push(tmp_path, "fleet.csv", "--json", "--quiet").stdout.splitlines()
+    problem, _ = push(tmp_path, "fleet.csv", "--json", "--quiet").stdout.splitlines()
     assert json.loads(problem)["identifier"] == identifier
 
 
 @pytest.mark.parametrize("check", ["--check", "--no-check"])
-def test_what_is_not_utf_8_can_be_shown(check: str, tmp_path: Path) -> None:
+def test_invalid_utf8_is_reported(check: str, tmp_path: Path) -> None:
     (tmp_path / "fleet.csv").write_bytes(b"identifier,n:number\nSN-1\xe9,\xe9\n")
     done = push(tmp_path, "fleet.csv", check, "--json")
     assert done.returncode == 1
@@ -283,12 +285,12 @@ def test_what_is_not_utf_8_can_be_shown(check: str, tmp_path: Path) -> None:
     }
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_file_is_rejected(tmp_path: Path) -> None:
     assert push(tmp_path, "fleet.ndjson").returncode == 2
     assert push(tmp_path, ".").returncode == 2
 
 
-def test_a_check_can_be_stopped(tmp_path: Path) -> None:
+def test_stopped_check_lists_no_devices(tmp_path: Path) -> None:
     path = tmp_path / "fleet.ndjson"
     path.write_bytes(FLEET)
     source = Source(str(path))
@@ -297,9 +299,8 @@ def test_a_check_can_be_stopped(tmp_path: Path) -> None:
     stop.set()
     with source.open() as file:
         chunks = read(file, "ndjson", 10_000_000)
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             check(source, chunks, journal, Display("fleet.ndjson"), stop)
-    # It is as if it had not begun.
     assert not journal.is_checked
     assert journal.counts() == {}
     journal.close(delete=True)

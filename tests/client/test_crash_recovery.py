@@ -1,7 +1,7 @@
-"""Killed at any moment, through a network that loses things, and gone on with: every
-device ends right and stands once in the result file.
+"""Crash recovery: a run that is killed at random over an unreliable network, and
+resumed, updates every device and lists it once in the result file.
 
-CLIENT_TORTURE_SECONDS is for longer searches, CLIENT_TORTURE_SEED for one again.
+CLIENT_STRESS_SECONDS sets a longer duration, CLIENT_STRESS_SEED repeats a run.
 """
 
 import json
@@ -16,26 +16,26 @@ import pytest
 
 from tests.conftest import Organization
 from tests.support.client_runner import Client, ndjson
-from tests.support.fault_proxy import Proxy, at_random
+from tests.support.fault_proxy import FaultProxy, at_random
 
-SECONDS = float(os.environ.get("CLIENT_TORTURE_SECONDS", "0"))
-SEED = os.environ.get("CLIENT_TORTURE_SEED")
+SECONDS = float(os.environ.get("CLIENT_STRESS_SECONDS", "0"))
+SEED = os.environ.get("CLIENT_STRESS_SEED")
 
 DEVICES = 20_000
-# One of so many does not exist.
+# One device of seven does not exist.
 MISSING = 7
-# Runs that are ended before one that is not.
-ENDED = 6
+# Runs that are stopped before a run may finish.
+STOPPED = 6
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
-# Seconds from the first byte read until a run is ended, at most: the whole check and
-# some of the sending.
-LATEST = 1.5
+# Seconds from the first byte that is read to the signal, at most. Includes the check
+# and a part of the sending.
+MAX_DELAY = 1.5
 
 
 @pytest.fixture
 def fleet(acme: Organization) -> dict[str, str]:
-    """The devices of the file, in its order, and their ids; "" if there is none."""
+    """The devices of the file in order, with their IDs, or "" for missing devices."""
     identifiers = [f"SN-{i}" for i in range(DEVICES)]
     acme.insert("another", *(i for n, i in enumerate(identifiers) if n % MISSING))
     ids = acme.ids()
@@ -75,9 +75,9 @@ def write(path: Path, metadata: Mapping[str, Mapping[str, int]]) -> int:
         ("fleet.json", "fleet.jsonl"),
     ],
 )
-def test_killed_at_random_and_resumed(
+def test_killed_runs_are_resumed(
     pusher: Client,
-    proxy: Proxy,
+    proxy: FaultProxy,
     acme: Organization,
     fleet: dict[str, str],
     file: str,
@@ -88,7 +88,7 @@ def test_killed_at_random_and_resumed(
     while not run or time.monotonic() < end:
         run += 1
         seed = int(SEED) if SEED else random.SystemRandom().randrange(2**32)
-        print(f"CLIENT_TORTURE_SEED={seed}", flush=True)
+        print(f"CLIENT_STRESS_SEED={seed}", flush=True)
         chance = random.Random(seed)
         metadata = {
             identifier: {"run": run, "number": number}
@@ -96,7 +96,7 @@ def test_killed_at_random_and_resumed(
         }
         first_line = write(pusher.folder / file, metadata)
         push_until_done(pusher, proxy, chance, file, results)
-        proxy.calls.clear()
+        proxy.requests.clear()
         stored = acme.metadata()
         assert stored.pop("another") == {}
         assert stored == {i: each for i, each in metadata.items() if fleet[i]}
@@ -111,15 +111,15 @@ def test_killed_at_random_and_resumed(
 
 
 def push_until_done(
-    pusher: Client, proxy: Proxy, chance: random.Random, file: str, results: str
+    pusher: Client, proxy: FaultProxy, chance: random.Random, file: str, results: str
 ) -> None:
-    """Begin, end and go on until a run is not ended and all has an answer."""
+    """Start, stop and resume runs until all devices have a result."""
     (pusher.folder / results).unlink(missing_ok=True)
     journal = pusher.folder / f"{results}.journal"
     settled: dict[str, str] = {}
     for number in range(100):
         proxy.choose = at_random(chance, chance.choice((0, 0.1, 0.3)))
-        before = len(proxy.calls)
+        before = len(proxy.requests)
         running = pusher.start(
             f"--results={results}",
             f"--batch-size={chance.choice((40, 150, 1000))}",
@@ -131,16 +131,16 @@ def push_until_done(
         process = running.process
         assert process.stderr is not None
         assert process.stderr.readline() == "Reading ...\n"
-        ended = number < ENDED
-        if ended:
-            time.sleep(chance.uniform(0, LATEST))
+        stopped = number < STOPPED
+        if stopped:
+            time.sleep(chance.uniform(0, MAX_DELAY))
             how = chance.choice(SIGNALS)
             process.send_signal(how)
             if chance.random() < 0.2:
                 process.send_signal(how)
         done = running.end()
-        # What had its answer is never sent again.
-        sent = {each for call in proxy.calls[before:] for each in call.devices}
+        # A device with a result is never sent again.
+        sent = {each for request in proxy.requests[before:] for each in request.devices}
         assert not sent & settled.keys()
         if done.code in (1, 130, 143) and (pusher.folder / results).exists():
             rows = pusher.results(results)
@@ -148,10 +148,10 @@ def push_until_done(
             now = {row[1]: row[3] for row in rows if row[3] != "not_sent"}
             assert now.items() >= settled.items()
             settled = now
-        is_over = done.code < 0 and not journal.exists()
-        if done.code == 3 or (is_over and (pusher.folder / results).exists()):
+        is_done = done.code < 0 and not journal.exists()
+        if done.code == 3 or (is_done and (pusher.folder / results).exists()):
             return
-        # 1: a call found no answer in its attempts.
-        assert done.code in ((1, -9, 130, 143) if ended else (1,)), done
+        # 1: all attempts of a request failed.
+        assert done.code in ((1, -9, 130, 143) if stopped else (1,)), done
         print(f"run {number}: {done.code}, {len(settled)} settled")
-    raise AssertionError("never done")
+    raise AssertionError("the run never finished")

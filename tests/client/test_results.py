@@ -1,4 +1,4 @@
-"""The result file says of each device what the journal does."""
+"""Result file formats."""
 
 import csv
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bulk_metadata.client.journal import Result
-from bulk_metadata.client.results import write_results
+from bulk_metadata.client.report import write_results
 
 IDENTIFIERS = ["SN-1", "a,b", '"', "a\nb", "a\rb", "\r\n", " é😀\0\\", "", "\u2028"]
 RESULTS = [
@@ -15,21 +15,21 @@ RESULTS = [
 ]
 
 
-def test_csv_that_any_program_reads_as_it_is_meant(tmp_path: Path) -> None:
+def test_csv_results_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "fleet.csv"
     write_results(RESULTS, path)
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["line", "identifier", "deviceId", "status"]
     assert rows == [[str(result.line), *result[1:]] for result in RESULTS]
-    # Scripts take the last column as it is.
+    # No carriage return follows the last column.
     assert path.read_bytes().startswith(
         b"line,identifier,deviceId,status\n2,SN-1,,not_found\n3,"
     )
 
 
 @pytest.mark.parametrize("suffix", [".ndjson", ".jsonl"])
-def test_a_line_of_json_for_each_device(suffix: str, tmp_path: Path) -> None:
+def test_ndjson_results(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"fleet{suffix}"
     write_results(RESULTS, path)
     lines = path.read_bytes().decode().split("\n")
@@ -43,7 +43,7 @@ def test_a_line_of_json_for_each_device(suffix: str, tmp_path: Path) -> None:
     )
 
 
-def test_what_was_there_is_replaced_whole(tmp_path: Path) -> None:
+def test_results_are_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "fleet.csv"
     path.write_text("old")
 

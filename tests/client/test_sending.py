@@ -1,4 +1,4 @@
-"""Batches, connections, and what the results say."""
+"""Sending: batches, connections, and results."""
 
 import json
 import subprocess
@@ -10,17 +10,17 @@ import pytest
 from tests.conftest import Organization
 from tests.support import fault_proxy as faults
 from tests.support.client_runner import Client, numbered
-from tests.support.fault_proxy import Fault, Proxy, answered, run_proxy
+from tests.support.fault_proxy import Fault, FaultProxy, response, run_proxy
 from tests.support.service import run_service
 
 
-def refusing(identifier: str, fault: Fault) -> faults.Choose:
-    """Choose ``fault`` for all calls that name this device."""
-    return lambda call: fault if identifier in call.devices else faults.passed_on
+def rejecting(identifier: str, fault: Fault) -> faults.Choose:
+    """Apply ``fault`` to all requests with this device."""
+    return lambda request: fault if identifier in request.devices else faults.forwarded
 
 
-def test_the_results_are_exact(
-    pusher: Client, proxy: Proxy, acme: Organization, globex: Organization
+def test_results_are_exact(
+    pusher: Client, proxy: FaultProxy, acme: Organization, globex: Organization
 ) -> None:
     identifiers = ["SN-1", 'a "quoted", one', "ünïcode 😀", " trimmed ", "SN-2"]
     acme.insert("SN-1", 'a "quoted", one', "ünïcode 😀", "trimmed", "untouched")
@@ -54,14 +54,14 @@ def test_the_results_are_exact(
     assert acme.metadata()["trimmed"] == {"n": 3}
     assert acme.metadata()["untouched"] == {}
     assert globex.metadata() == {"SN-2": {}}
-    [call] = proxy.calls
-    assert call.headers["x-api-key"] == acme.key
+    [request] = proxy.requests
+    assert request.headers["x-api-key"] == acme.key
     assert (
         done.out == f"{json.dumps({'summary': done.summary}, separators=(',', ':'))}\n"
     )
 
 
-def test_what_people_are_told(pusher: Client, acme: Organization) -> None:
+def test_summary_counts_results(pusher: Client, acme: Organization) -> None:
     acme.insert("SN-0", "SN-1")
     pusher.write(numbered(3))
     done = pusher.push()
@@ -76,69 +76,75 @@ def test_what_people_are_told(pusher: Client, acme: Organization) -> None:
     ]
 
 
-def test_quiet(pusher: Client, proxy: Proxy, acme: Organization) -> None:
+def test_quiet_prints_only_errors(
+    pusher: Client, proxy: FaultProxy, acme: Organization
+) -> None:
     acme.insert("SN-0")
     pusher.write(numbered(2))
     done = pusher.push("--quiet")
     assert (done.code, done.out, done.err) == (3, "", "")
-    proxy.script(answered(401, "Invalid or missing API key"))
+    proxy.script(response(401, "Invalid or missing API key"))
     done = pusher.push("--quiet")
     assert done.code == 1
-    assert "Failed: 401: Invalid or missing API key\n" in done.out
+    assert (done.out, done.err) == (
+        "",
+        "Error: 401: Invalid or missing API key.\n"
+        "To continue, run the same command with --resume.\n",
+    )
 
 
-def test_batches_are_as_large_as_is_said(
-    pusher: Client, proxy: Proxy, acme: Organization
+def test_batch_limits_apply(
+    pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     devices = numbered(2500)
     acme.insert(*devices)
     pusher.write(devices)
     assert pusher.push("--concurrency=1").code == 0
-    assert [len(call.devices) for call in proxy.calls] == [1000, 1000, 500]
+    assert [len(request.devices) for request in proxy.requests] == [1000, 1000, 500]
     assert acme.metadata() == devices
-    proxy.calls.clear()
+    proxy.requests.clear()
     assert pusher.push("--batch-size=50", "--max-body-bytes=1000").code == 0
-    sizes = [len(call.body) for call in proxy.calls]
-    # As full as can be but for one device, and the last one.
+    sizes = [len(request.body) for request in proxy.requests]
+    # Each batch is full, except the last one.
     assert max(sizes) <= 1000
     assert sorted(sizes)[1] > 950
-    assert sum(len(call.devices) for call in proxy.calls) == 2500
+    assert sum(len(request.devices) for request in proxy.requests) == 2500
 
 
-def test_as_many_calls_at_a_time_as_asked_and_on_kept_connections(
-    pusher: Client, proxy: Proxy, acme: Organization
+def test_concurrent_requests_reuse_connections(
+    pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     devices = numbered(40)
     acme.insert(*devices)
     pusher.write(devices)
     all_there = threading.Event()
 
-    def choose(call: faults.Call) -> Fault:
-        if len(proxy.calls) == 5:
+    def choose(request: faults.Request) -> Fault:
+        if len(proxy.requests) == 5:
             all_there.set()
         return faults.held(all_there)
 
     proxy.choose = choose
     assert pusher.push("--batch-size=1", "--concurrency=5").code == 0
-    assert proxy.most == 5
+    assert proxy.max_concurrent == 5
     assert proxy.connections == 5
-    assert len(proxy.calls) == 40
+    assert len(proxy.requests) == 40
 
 
-def test_connections_that_are_not_kept_are_made_anew(
-    pusher: Client, proxy: Proxy, acme: Organization
+def test_closed_connections_are_replaced(
+    pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     devices = numbered(20)
     acme.insert(*devices)
     pusher.write(devices)
-    proxy.choose = lambda call: faults.closed_later
+    proxy.choose = lambda request: faults.closed_after
     done = pusher.push("--batch-size=1", "--concurrency=2", "--json")
     assert done.code == 0
     assert done.summary["updated"] == 20
     assert proxy.connections >= 20
 
 
-def test_a_413_halves_the_batch_and_those_that_follow(
+def test_413_splits_batch_and_reduces_later_ones(
     pusher: Client, acme: Organization, service_url: str, tmp_path: Path
 ) -> None:
     devices = numbered(10_000, padding="x" * 100)
@@ -154,16 +160,16 @@ def test_a_413_halves_the_batch_and_those_that_follow(
     ):
         pusher.url = proxy.url
         done = pusher.push("--concurrency=1", "--json")
-        too_large = [call for call in proxy.calls if len(call.body) > limit]
+        too_large = [each for each in proxy.requests if len(each.body) > limit]
     assert done.code == 0, done.err
     assert (done.summary["updated"], done.summary["retries"]) == (10_000, 0)
     assert acme.metadata() == devices
-    # What was made ready before it was known, and its halves; none of the rest.
+    # The batches that were prepared before the first 413, and their halves.
     assert 3 <= len(too_large) <= 12
-    assert max(len(call.body) for call in proxy.calls[20:]) <= limit
+    assert max(len(request.body) for request in proxy.requests[20:]) <= limit
 
 
-def test_a_device_too_large_for_the_service_stands_alone_in_the_end(
+def test_413_isolates_large_device(
     pusher: Client, acme: Organization, service_url: str, tmp_path: Path
 ) -> None:
     devices = numbered(5)
@@ -187,44 +193,46 @@ def test_a_device_too_large_for_the_service_stands_alone_in_the_end(
     assert acme.metadata() == {**devices, "SN-3": {}}
 
 
-def test_a_400_that_is_not_the_apis_ends_the_run(
-    pusher: Client, proxy: Proxy, acme: Organization
+def test_400_from_proxy_aborts_run(
+    pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     pusher.write(numbered(50))
     page = b"<html>The plain HTTP request was sent to HTTPS port</html>"
-    proxy.choose = lambda call: answered(400, page)
+    proxy.choose = lambda request: response(400, page)
     done = pusher.push("--batch-size=10", "--concurrency=1")
     assert done.code == 1
-    assert "Failed: 400 Bad Request\n" in done.out
-    assert len(proxy.calls) == 1
+    assert "Error: 400 Bad Request.\n" in done.err
+    assert len(proxy.requests) == 1
 
 
-def test_a_400_isolates_the_device_that_is_refused(
-    pusher: Client, proxy: Proxy, acme: Organization
+def test_400_isolates_rejected_device(
+    pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     devices = numbered(100)
     acme.insert(*devices)
     pusher.write(devices)
-    proxy.choose = refusing("SN-37", answered(400, 'no "SN-37"'))
+    proxy.choose = rejecting("SN-37", response(400, 'no "SN-37"'))
     done = pusher.push()
     assert done.code == 1
     assert 'fleet.ndjson, line 38, device "SN-37": 400: no "SN-37"\n' in done.err
-    assert "           99 updated\n            1 refused\n" in done.out
-    assert "Go on with the same command and --resume.\n" in done.out
+    assert "           99 updated\n            1 rejected\n" in done.out
+    assert done.err.endswith(
+        "Error: 1 rejected.\nTo continue, run the same command with --resume.\n"
+    )
     assert acme.updated() == devices.keys() - {"SN-37"}
-    # A search by halves.
-    assert len(proxy.calls) < 20
-    # It may be taken later.
+    # A binary search.
+    assert len(proxy.requests) < 20
+    # It may be accepted later.
     proxy.script()
-    proxy.calls.clear()
+    proxy.requests.clear()
     assert pusher.push("--resume").code == 0
-    [call] = proxy.calls
-    assert list(call.devices) == ["SN-37"]
+    [request] = proxy.requests
+    assert list(request.devices) == ["SN-37"]
     assert acme.metadata() == devices
 
 
-def test_without_a_check_what_is_wrong_is_left_out(
-    pusher: Client, proxy: Proxy, acme: Organization
+def test_no_check_skips_invalid_devices(
+    pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     acme.insert("SN-1", "SN-2")
     (pusher.folder / "fleet.ndjson").write_text(
@@ -238,13 +246,13 @@ def test_without_a_check_what_is_wrong_is_left_out(
     assert not pusher.journal.exists()
 
 
-def test_what_has_no_answer_is_in_the_results_without_a_check_too(
-    pusher: Client, proxy: Proxy, acme: Organization
+def test_no_check_reports_unsent_devices(
+    pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     devices = numbered(6)
     acme.insert(*devices)
     pusher.write(devices)
-    proxy.choose = refusing("SN-2", answered(401, "no"))
+    proxy.choose = rejecting("SN-2", response(401, "no"))
     options = ("--no-check", "--batch-size=2", "--concurrency=1")
     done = pusher.push(*options)
     assert done.code == 1
@@ -255,9 +263,7 @@ def test_what_has_no_answer_is_in_the_results_without_a_check_too(
 
 
 @pytest.mark.parametrize("name", ["out.ndjson", "out.jsonl", "out.csv"])
-def test_result_files_of_each_kind(
-    pusher: Client, acme: Organization, name: str
-) -> None:
+def test_result_file_formats(pusher: Client, acme: Organization, name: str) -> None:
     acme.insert("SN-0")
     pusher.write(numbered(2))
     assert pusher.push(f"--results={name}").code == 3
@@ -267,7 +273,7 @@ def test_result_files_of_each_kind(
     ]
 
 
-def test_a_result_file_of_no_kind(pusher: Client) -> None:
+def test_unknown_result_format_is_rejected(pusher: Client) -> None:
     pusher.write(numbered(1))
     done = pusher.push("--results=out.txt")
     assert done.code == 2
@@ -276,7 +282,7 @@ def test_a_result_file_of_no_kind(pusher: Client) -> None:
     )
 
 
-def test_standard_input(pusher: Client, acme: Organization) -> None:
+def test_standard_input_is_pushed(pusher: Client, acme: Organization) -> None:
     acme.insert("SN-0")
     file = pusher.write(numbered(1))
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""How a run ends, and how it is gone on with."""
+"""Shutdown by signals and errors, and resuming a run."""
 
 import fcntl
 import resource
@@ -14,22 +14,22 @@ from typing import IO
 
 import pytest
 
-from bulk_metadata.client.check import check
 from bulk_metadata.client.journal import Journal
 from bulk_metadata.client.progress import Display
-from bulk_metadata.client.report import Summary
-from bulk_metadata.client.signals import Stopped
-from bulk_metadata.client.tally import Tally
+from bulk_metadata.client.push import check
+from bulk_metadata.client.report import Statistics, Summary
+from bulk_metadata.client.signals import StoppedError
 from bulk_metadata.files.reader import read
 from bulk_metadata.files.source import Source
 from tests.conftest import Organization
 from tests.support import fault_proxy as faults
 from tests.support.client_runner import Client, Done, numbered
-from tests.support.fault_proxy import Proxy, answered
+from tests.support.fault_proxy import FaultProxy, response
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 
 DEVICES = numbered(10)
+SET_KEY = "Set BULK_METADATA_API_KEY, or use --key-file FILE."
 
 
 @pytest.fixture(autouse=True)
@@ -38,16 +38,16 @@ def fleet(pusher: Client, acme: Organization) -> None:
     acme.insert(*DEVICES)
 
 
-def interrupted(pusher: Client, proxy: Proxy, *options: str) -> None:
-    """Leave a run behind that was not finished: five of ten devices have an answer."""
-    proxy.script(faults.passed_on, answered(401))
+def interrupted(pusher: Client, proxy: FaultProxy, *options: str) -> None:
+    """Leave an unfinished run: five of ten devices are updated."""
+    proxy.script(faults.forwarded, response(401))
     done = pusher.push("--batch-size=5", "--concurrency=1", *options)
     assert done.code == 1
     proxy.script()
-    proxy.calls.clear()
+    proxy.requests.clear()
 
 
-def test_the_client_needs_nothing_of_the_service() -> None:
+def test_client_imports_no_service_library() -> None:
     unwanted = {
         *("flask", "werkzeug", "gunicorn", "psycopg2", "marshmallow"),
         "prometheus_client",
@@ -61,67 +61,68 @@ def test_the_client_needs_nothing_of_the_service() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_the_calls_under_way_end(
-    pusher: Client, proxy: Proxy, acme: Organization, number: int
+def test_signal_completes_requests_in_flight(
+    pusher: Client, proxy: FaultProxy, acme: Organization, number: int
 ) -> None:
     release = threading.Event()
-    proxy.choose = lambda call: faults.held(release)
+    proxy.choose = lambda request: faults.held(release)
     running = pusher.start("--batch-size=1", "--concurrency=3")
-    wait_until(lambda: proxy.most == 3)
+    wait_until(lambda: proxy.max_concurrent == 3)
     running.process.send_signal(number)
     stderr = running.process.stderr
     assert stderr is not None
     seen = [stderr.readline() for _ in range(4)]
     assert seen[-1] == (
-        "Ending, once the calls under way are answered. Again: at once.\n"
+        "Stopping after the requests in flight. "
+        "Press Ctrl-C again to stop immediately.\n"
     )
     release.set()
     done = running.end()
     assert done.code == 128 + number
-    assert len(proxy.calls) == 3
+    assert len(proxy.requests) == 3
     assert "            3 updated\n            7 not sent\n" in done.out
-    assert "Failed" not in done.out
-    assert done.out.endswith("Go on with the same command and --resume.\n")
+    assert "Error" not in done.err
+    assert done.err.endswith("To continue, run the same command with --resume.\n")
     assert list(pusher.statuses().values()) == ["updated"] * 3 + ["not_sent"] * 7
     assert pusher.push("--resume").code == 0
     assert set(pusher.statuses().values()) == {"updated"}
-    sent = [i for call in proxy.calls for i in call.devices]
+    sent = [i for request in proxy.requests for i in request.devices]
     assert sorted(sent) == sorted(DEVICES)
     assert acme.metadata() == DEVICES
 
 
-def test_a_signal_ends_the_pauses(pusher: Client, proxy: Proxy) -> None:
-    proxy.choose = lambda call: answered(503, Retry_After="3000")
+def test_signal_ends_retry_delay(pusher: Client, proxy: FaultProxy) -> None:
+    proxy.choose = lambda request: response(503, Retry_After="3000")
     running = pusher.start()
-    wait_until(lambda: proxy.calls)
+    wait_until(lambda: proxy.requests)
     running.process.send_signal(signal.SIGTERM)
     done = running.end()
     assert done.code == 143
-    assert len(proxy.calls) == 1
-    assert "Failed" not in done.out
+    assert len(proxy.requests) == 1
+    assert "Error" not in done.err
 
 
-def test_a_second_signal_ends_at_once(pusher: Client, proxy: Proxy) -> None:
+def test_second_signal_exits_immediately(pusher: Client, proxy: FaultProxy) -> None:
     release = threading.Event()
-    proxy.script(faults.passed_on, faults.held(release))
+    proxy.script(faults.forwarded, faults.held(release))
     running = pusher.start("--batch-size=5", "--concurrency=1")
-    wait_until(lambda: len(proxy.calls) == 2)
+    wait_until(lambda: len(proxy.requests) == 2)
     for _ in range(2):
         running.process.send_signal(signal.SIGINT)
-        # Two at the same time are one.
+        # Two simultaneous signals are delivered as one.
         wait_until(lambda: not pending(running.process.pid))
     done = running.end()
     release.set()
     assert done.code == 130
     assert pusher.journal.exists()
-    proxy.calls.clear()
+    proxy.requests.clear()
     proxy.script()
     assert pusher.push("--resume").code == 0
-    assert [list(call.devices) for call in proxy.calls] == [list(DEVICES)[5:]]
+    assert [list(request.devices) for request in proxy.requests] == [list(DEVICES)[5:]]
 
 
 def pending(pid: int) -> int:
-    """Return which signals have not reached the process, as a mask."""
+    """Return the mask of the signals that the process has not received."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
@@ -130,8 +131,7 @@ def pending(pid: int) -> int:
     return int(line.split()[1], 16)
 
 
-def test_a_signal_while_it_is_checked(pusher: Client, proxy: Proxy) -> None:
-    # What comes before a file is read is listening to signals.
+def test_signal_interrupts_reading_of_input(pusher: Client, proxy: FaultProxy) -> None:
     process = subprocess.Popen(
         pusher.command("--format=ndjson", file="-"),
         cwd=pusher.folder,
@@ -141,23 +141,23 @@ def test_a_signal_while_it_is_checked(pusher: Client, proxy: Proxy) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    stdin = process.stdin
-    assert stdin is not None
-    assert process.stderr is not None
-    stdin.write((pusher.folder / "fleet.ndjson").read_text())
-    stdin.flush()
-    wait_until(lambda: not unread(stdin))
-    process.send_signal(signal.SIGINT)
-    assert process.stderr.readline().startswith("Ending, ")
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert (out, err) == ("", "Reading ...\nEnded before anything was sent.\n")
-    assert not proxy.calls
+    with process:
+        stdin = process.stdin
+        assert stdin is not None
+        assert process.stderr is not None
+        stdin.write((pusher.folder / "fleet.ndjson").read_text())
+        stdin.flush()
+        wait_until(lambda: not unread(stdin))
+        process.send_signal(signal.SIGINT)
+        # Standard input is still open.
+        assert process.wait(60) == 130
+        assert process.stderr.read() == "Stopped before anything was sent.\n"
+    assert not proxy.requests
     assert [path.name for path in pusher.folder.iterdir()] == ["fleet.ndjson"]
 
 
 def unread(pipe: IO[str]) -> int:
-    """Return how many bytes of what was written are still in the pipe."""
+    """Return the number of unread bytes in the pipe."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
@@ -173,51 +173,51 @@ def unread(pipe: IO[str]) -> int:
     ],
     ids=str,
 )
-def test_a_signal_that_comes_too_late_changes_nothing(
+def test_late_signal_keeps_exit_code(
     statuses: dict[str, int], is_journal_there: bool, code: int
 ) -> None:
-    tally = Tally()
-    tally.statuses.update(statuses)
+    statistics = Statistics()
+    statistics.statuses.update(statuses)
     journal = Path("journal") if is_journal_there else None
-    summary = Summary("file", tally, 1.0, Path("out.csv"), journal, "", signal.SIGINT)
+    summary = Summary(
+        "file", statistics, 1.0, Path("out.csv"), journal, "", signal.SIGINT
+    )
     assert summary.exit_code == code
 
 
-def test_a_check_ends_when_it_is_to_stop(pusher: Client) -> None:
+def test_stop_ends_check(pusher: Client) -> None:
     source = Source(str(pusher.folder / "fleet.ndjson"))
     journal = Journal(pusher.journal, {}, resume=False)
     stop = threading.Event()
     stop.set()
     with closing(source.open()) as file:
         chunks = read(file, "ndjson", 1000)
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             check(source, chunks, journal, Display("fleet"), stop)
     assert not journal.counts()
     journal.close(delete=True)
 
 
-def test_a_result_file_of_a_finished_run_is_replaced(
-    pusher: Client, acme: Organization
-) -> None:
+def test_new_run_replaces_results(pusher: Client, acme: Organization) -> None:
     assert pusher.push().code == 0
     pusher.write(numbered(2))
     assert pusher.push().code == 0
     assert len(pusher.results()) == 2
 
 
-def test_an_unfinished_run_is_not_forgotten(pusher: Client, proxy: Proxy) -> None:
+def test_unfinished_run_requires_resume(pusher: Client, proxy: FaultProxy) -> None:
     interrupted(pusher, proxy)
     before = pusher.results()
     done = pusher.push()
     assert done.code == 1
     assert done.err.endswith(
-        "Error: fleet.ndjson.results.csv.journal is the journal of a run that was not "
-        "finished. Go on with it with --resume, or delete it to begin anew.\n"
+        "Error: fleet.ndjson.results.csv.journal belongs to an unfinished run. "
+        "Continue it with --resume, or delete the file to start again.\n"
     )
-    assert not proxy.calls
+    assert not proxy.requests
     assert pusher.results() == before
     assert pusher.push("--resume").code == 0
-    assert [list(call.devices) for call in proxy.calls] == [list(DEVICES)[5:]]
+    assert [list(request.devices) for request in proxy.requests] == [list(DEVICES)[5:]]
 
 
 def change_file(pusher: Client) -> list[str]:
@@ -243,119 +243,122 @@ def change_url(pusher: Client) -> list[str]:
     ],
     ids=["file", "address", "format", "dry run"],
 )
-def test_a_run_is_not_gone_on_with_as_another(
-    pusher: Client, proxy: Proxy, change: Callable[[Client], list[str]], name: str
+def test_resume_rejects_changed_upload(
+    pusher: Client, proxy: FaultProxy, change: Callable[[Client], list[str]], name: str
 ) -> None:
     interrupted(pusher, proxy)
     options = change(pusher)
     done = pusher.push("--resume", *options)
     assert done.code == 1
     assert done.err.endswith(
-        "Error: fleet.ndjson.results.csv.journal is the journal of another run: "
+        "Error: fleet.ndjson.results.csv.journal belongs to another run: "
         f"{name} has changed.\n"
     )
-    assert not proxy.calls
+    assert not proxy.requests
 
 
-def test_there_is_nothing_to_resume(pusher: Client, proxy: Proxy) -> None:
+def test_resume_without_journal_is_rejected(pusher: Client, proxy: FaultProxy) -> None:
     done = pusher.push("--resume")
     assert done.code == 1
     assert done.err.endswith(
-        "Error: There is nothing to resume: fleet.ndjson.results.csv.journal does not "
+        "Error: There is no run to resume: fleet.ndjson.results.csv.journal does not "
         "exist.\n"
     )
-    assert not proxy.calls
+    assert not proxy.requests
 
 
-def test_a_run_that_was_killed_after_it_was_checked(
-    pusher: Client, proxy: Proxy
+def test_run_killed_before_results_starts_again(
+    pusher: Client, proxy: FaultProxy
 ) -> None:
-    proxy.choose = lambda call: faults.held(threading.Event())
+    proxy.choose = lambda request: faults.held(threading.Event())
     running = pusher.start()
-    wait_until(lambda: proxy.calls)
+    wait_until(lambda: proxy.requests)
     running.process.kill()
     assert running.end().code == -signal.SIGKILL
     proxy.script()
-    # Nothing had an answer: both ways are right.
+    # No device has a result, so --resume is optional.
     assert pusher.journal.exists()
     assert pusher.push().code == 0
     assert not pusher.journal.exists()
 
 
-def test_two_runs_at_once(pusher: Client, proxy: Proxy) -> None:
+def test_concurrent_run_is_rejected(pusher: Client, proxy: FaultProxy) -> None:
     release = threading.Event()
-    proxy.choose = lambda call: faults.held(release)
+    proxy.choose = lambda request: faults.held(release)
     running = pusher.start()
-    wait_until(lambda: proxy.calls)
+    wait_until(lambda: proxy.requests)
     for options in ([], ["--resume"]):
         done = pusher.push(*options)
         assert done.code == 1
         assert done.err.endswith(
-            "Error: fleet.ndjson.results.csv.journal is in use: another run goes on.\n"
+            "Error: fleet.ndjson.results.csv.journal is locked by another push. "
+            "Wait until it finishes, or use a different --results file.\n"
         )
     release.set()
     assert running.end().code == 0
-    assert len(proxy.calls) == 1
+    assert len(proxy.requests) == 1
 
 
-def test_a_folder_that_is_not_there(pusher: Client, proxy: Proxy) -> None:
+def test_missing_results_directory_is_reported(
+    pusher: Client, proxy: FaultProxy
+) -> None:
     done = pusher.push("--results=missing/out.csv")
     assert done.code == 1
     assert done.err.endswith(
-        "Error: missing/out.csv.journal: unable to open database file. "
-        "Another place: --results\n"
+        "Error: Cannot write missing/out.csv.journal: unable to open database file. "
+        "Use --results to choose another file.\n"
     )
-    assert not proxy.calls
+    assert not proxy.requests
 
 
-def test_a_journal_that_is_a_folder(pusher: Client, proxy: Proxy) -> None:
+def test_journal_directory_is_reported(pusher: Client, proxy: FaultProxy) -> None:
     pusher.journal.mkdir()
     done = pusher.push()
     assert done.code == 1
     assert done.err.endswith(
-        "Error: fleet.ndjson.results.csv.journal: unable to open database file. "
-        "Another place: --results\n"
+        "Error: Cannot write fleet.ndjson.results.csv.journal: unable to open "
+        "database file. Use --results to choose another file.\n"
     )
 
 
-def test_a_journal_that_cannot_be_written(pusher: Client, proxy: Proxy) -> None:
+def test_unwritable_journal_is_reported(pusher: Client, proxy: FaultProxy) -> None:
     pusher.journal.with_name(f"{pusher.journal.name}-wal").mkdir()
     done = pusher.push()
     assert done.code == 1
-    assert "\nError: fleet.ndjson.results.csv.journal: " in done.err
+    assert "\nError: Cannot write fleet.ndjson.results.csv.journal: " in done.err
 
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])
-def test_a_journal_that_is_none(
-    pusher: Client, proxy: Proxy, options: list[str]
+def test_foreign_journal_file_is_kept(
+    pusher: Client, proxy: FaultProxy, options: list[str]
 ) -> None:
     pusher.journal.write_text("This is something else. " * 100)
     done = pusher.push(*options)
     assert done.code == 1
     assert done.err.endswith(
-        "Error: fleet.ndjson.results.csv.journal: file is not a database. "
-        "Another place: --results\n"
+        "Error: Cannot write fleet.ndjson.results.csv.journal: file is not a database. "
+        "Use --results to choose another file.\n"
     )
     assert pusher.journal.read_text().startswith("This is something else.")
 
 
-def test_a_result_file_that_is_a_folder(pusher: Client, proxy: Proxy) -> None:
+def test_results_directory_is_reported(pusher: Client, proxy: FaultProxy) -> None:
     (pusher.folder / "fleet.ndjson.results.csv").mkdir()
     done = pusher.push()
     assert done.code == 1
     assert "Error: " in done.err
     assert "Is a directory" in done.err
-    # What was sent is not lost.
+    # The results are kept in the journal.
     assert pusher.journal.exists()
     (pusher.folder / "fleet.ndjson.results.csv").rmdir()
-    proxy.calls.clear()
+    proxy.requests.clear()
     assert pusher.push("--resume").code == 0
-    assert not proxy.calls
+    assert not proxy.requests
     assert set(pusher.statuses().values()) == {"updated"}
 
 
 def push_with_little_disk(pusher: Client, size: int, *options: str) -> Done:
-    """Push where no file may have more than so many bytes."""
+    """Push with a limit for the size of files in bytes."""
     process = subprocess.run(
         pusher.command(*options),
         cwd=pusher.folder,
@@ -369,30 +372,31 @@ def push_with_little_disk(pusher: Client, size: int, *options: str) -> Done:
     return Done(process.returncode, process.stdout, process.stderr)
 
 
-def test_a_disk_that_is_full(pusher: Client, proxy: Proxy, acme: Organization) -> None:
+def test_full_disk_loses_no_result(
+    pusher: Client, proxy: FaultProxy, acme: Organization
+) -> None:
     devices = {f"SN-{i:0200}": {"number": i} for i in range(5000)}
     acme.insert(*devices)
     pusher.write(devices)
-    # The first one is too little for the list of devices, the other for what becomes
-    # of them. A process with coverage needs some, too.
+    # The first limit is too low for the list of devices, the second for the results.
     for size in (600_000, 2_000_000):
-        assert not proxy.calls
+        assert not proxy.requests
         done = push_with_little_disk(pusher, size, "--batch-size=100")
         assert done.code == 1
         assert done.err.startswith("Reading ...\nChecking ...\n")
-        assert "Error: fleet.ndjson.results.csv.journal: " in done.err
-    assert 0 < len(proxy.calls) < 50
+        assert "Error: Cannot write fleet.ndjson.results.csv.journal: " in done.err
+    assert 0 < len(proxy.requests) < 50
     options = ["--resume"] if pusher.journal.exists() else []
     assert pusher.push(*options).code == 0
     assert pusher.statuses() == dict.fromkeys(devices, "updated")
     assert acme.metadata() == {**{each: {} for each in DEVICES}, **devices}
 
 
-def test_the_key_is_nowhere(pusher: Client, proxy: Proxy) -> None:
+def test_api_key_is_never_written(pusher: Client, proxy: FaultProxy) -> None:
     release = threading.Event()
-    proxy.choose = lambda call: faults.held(release, answered(401, "no"))
+    proxy.choose = lambda request: faults.held(release, response(401, "no"))
     running = pusher.start("--json")
-    wait_until(lambda: proxy.calls)
+    wait_until(lambda: proxy.requests)
     command = Path(f"/proc/{running.process.pid}/cmdline").read_bytes()
     assert b"push" in command
     assert pusher.key.encode() not in command
@@ -401,83 +405,83 @@ def test_the_key_is_nowhere(pusher: Client, proxy: Proxy) -> None:
     )
     release.set()
     done = running.end()
-    assert "401: no" in done.out
+    assert "401: no" in done.err
     written += b"".join(path.read_bytes() for path in pusher.folder.iterdir())
     assert pusher.key.encode() not in written
     assert pusher.key not in done.out + done.err
 
 
-def test_a_file_that_is_changed_while_it_is_sent(pusher: Client, proxy: Proxy) -> None:
+def test_file_changed_during_upload_is_reported(
+    pusher: Client, proxy: FaultProxy
+) -> None:
     release = threading.Event()
-    proxy.choose = lambda call: faults.held(release)
+    proxy.choose = lambda request: faults.held(release)
     running = pusher.start()
-    wait_until(lambda: proxy.calls)
+    wait_until(lambda: proxy.requests)
     with (pusher.folder / "fleet.ndjson").open("a") as file:
         file.write("more\n")
     release.set()
     done = running.end()
     assert done.code == 1
-    assert (
-        "Failed: the file was changed meanwhile, so the results may be wrong\n"
-        in done.out
-    )
+    assert "Error: the file changed, so the results may be wrong.\n" in done.err
 
 
-def test_a_name_that_tells_no_format(pusher: Client) -> None:
+def test_unknown_extension_is_rejected(pusher: Client) -> None:
     pusher.write(DEVICES, "fleet.txt")
     done = pusher.push(file="fleet.txt")
     assert done.code == 2
     assert done.err.endswith(
-        "Error: The name must end in one of: .ndjson, .jsonl, .json, .csv, .tsv; "
-        "or --format must tell.\n"
+        'Error: Unknown file name extension ".txt". Set the format with --format.\n'
     )
 
 
 @pytest.mark.parametrize(
-    ("key", "sentence"),
+    ("key", "message"),
     [
-        ("", "Set BULK_METADATA_API_KEY to the key."),
-        ("  ", "Set BULK_METADATA_API_KEY to the key."),
-        ("tlm_ü", "The key has characters that no key has."),
-        ("tlm_a\nHost: another", "The key has characters that no key has."),
+        ("", f"No API key: {SET_KEY}"),
+        ("  ", f"No API key: {SET_KEY}"),
+        ("tlm_ü", "The API key contains invalid characters."),
+        ("tlm_a\nHost: other", "The API key contains invalid characters."),
     ],
 )
-def test_no_key(pusher: Client, proxy: Proxy, key: str, sentence: str) -> None:
+def test_missing_or_invalid_key_is_rejected(
+    pusher: Client, proxy: FaultProxy, key: str, message: str
+) -> None:
     pusher.key = key
     done = pusher.push()
     assert done.code == 2
-    assert done.err.endswith(f"Error: {sentence}\n")
-    assert not proxy.calls
+    assert done.err.endswith(f"Error: {message}\n")
+    assert not proxy.requests
 
 
-def test_a_service_too_old_for_a_dry_run(
-    pusher: Client, proxy: Proxy, acme: Organization
+def test_dry_run_requires_server_support(
+    pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
-    proxy.choose = lambda call: faults.unaware
+    proxy.choose = lambda request: faults.dry_run_ignored
     done = pusher.push("--dry-run")
     assert done.code == 1
     assert done.err.endswith(
-        "Error: This service is too old for a dry run. Nothing was sent.\n"
+        "Error: This service does not support dry runs. Nothing was sent.\n"
+        "To continue, run the same command with --resume.\n"
     )
-    assert [call.devices for call in proxy.calls] == [{}]
+    assert [request.devices for request in proxy.requests] == [{}]
     assert not acme.updated()
-    assert [path.name for path in pusher.folder.iterdir()] == ["fleet.ndjson"]
+    assert not (pusher.folder / "fleet.ndjson.dry-run.csv").exists()
 
 
-def test_something_that_says_yes_to_everything_is_given_no_dry_run(
-    pusher: Client, proxy: Proxy
-) -> None:
-    proxy.choose = lambda call: answered(200, b'{"results": []}')
+def test_dry_run_requires_error_response(pusher: Client, proxy: FaultProxy) -> None:
+    proxy.choose = lambda request: response(200, b'{"results": []}')
     done = pusher.push("--dry-run")
     assert done.code == 1
     assert done.err.endswith(
-        "Error: This service is too old for a dry run. Nothing was sent.\n"
+        "Error: This service does not support dry runs. Nothing was sent.\n"
+        "To continue, run the same command with --resume.\n"
     )
-    assert len(proxy.calls) == 1
+    assert len(proxy.requests) == 1
 
 
-def test_a_dry_run_writes_nothing(
-    pusher: Client, proxy: Proxy, acme: Organization
+def test_dry_run_writes_nothing(
+    pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     pusher.write(numbered(12))
     rows = acme.rows()
@@ -490,16 +494,16 @@ def test_a_dry_run_writes_nothing(
         [str(line), i, ids.get(i, ""), "would_update" if i in ids else "not_found"]
         for line, i in enumerate(numbered(12), 1)
     ]
-    _, *calls = proxy.calls
-    assert {call.path.partition("?")[2] for call in calls} == {"dryRun=true"}
+    _, *requests = proxy.requests
+    assert {request.path.partition("?")[2] for request in requests} == {"dryRun=true"}
 
 
-def test_a_service_that_forgets_what_a_dry_run_is(
-    pusher: Client, proxy: Proxy, acme: Organization
+def test_unconfirmed_dry_run_ends_run(
+    pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
-    proxy.script(faults.passed_on, faults.unaware)
+    proxy.script(faults.forwarded, faults.dry_run_ignored)
     done = pusher.push("--dry-run", "--batch-size=1", "--concurrency=1")
     assert done.code == 1
-    assert "Failed: The service did not keep to what a dry run is.\n" in done.out
-    # The probe, and the one call that told.
-    assert len(proxy.calls) == 2
+    assert "Error: The response does not confirm the dry run.\n" in done.err
+    # The probe, and one request.
+    assert len(proxy.requests) == 2

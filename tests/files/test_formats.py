@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bulk_metadata.api.request import parse_body
 from bulk_metadata.api.validation import validate
-from bulk_metadata.client.batches import Batcher, halves
+from bulk_metadata.client.batches import Batcher, split
 from bulk_metadata.core.errors import ApiError
 from bulk_metadata.files.device import Device
 from bulk_metadata.files.reader import read
@@ -268,12 +268,12 @@ def test_a_lower_limit_holds_for_the_batches_that_follow() -> None:
     devices = (device(number, f"SN-{number:03}") for number in range(4000))
     batches = batcher.batches(devices)
     first = next(batches)
-    batcher.lower(len(first.body) // 2)
+    batcher.reduce(len(first.body) // 2)
     rest = list(batches)
     assert len(first.devices) == 1000
     assert max(len(batch.body) for batch in rest[1:]) <= len(first.body) // 2
     # It is never raised again.
-    batcher.lower(LIMIT)
+    batcher.reduce(LIMIT)
     [small] = batcher.batches([device(1, "a")])
     assert small.body == b'{"devices":{"a":{}}}'
 
@@ -281,7 +281,7 @@ def test_a_lower_limit_holds_for_the_batches_that_follow() -> None:
 def test_halves_do_what_the_whole_did() -> None:
     devices = [device(n, name) for n, name in enumerate(['"', "é", "\n"], 1)]
     [batch] = Batcher(1000, LIMIT).batches(devices)
-    first, second = halves(batch)
+    first, second = split(batch)
     assert [*first.devices, *second.devices] == devices
     assert json.loads(batch.body)["devices"] == {
         **json.loads(first.body)["devices"],

@@ -1,8 +1,9 @@
-"""A proxy before the service that loses, delays and replaces what goes through it."""
+"""A proxy in front of the service that drops, delays and replaces its responses."""
 
 import http.client
 import json
 import random
+import ssl
 import threading
 import time
 from collections import deque
@@ -14,21 +15,18 @@ from typing import Any
 
 from tests.support.service import Answer
 
-# Said by each hop for itself.
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")
 
 
 @dataclass
-class Call:
-    """A call that reached the proxy."""
+class Request:
+    """A request that reached the proxy."""
 
     path: str
     headers: Mapping[str, str]
     body: bytes
-    # time.monotonic() when it was there.
-    start: float
-    # What the service answered, if it was asked.
-    answer: Answer | None = field(default=None, repr=False)
+    # time.monotonic() when the request was complete.
+    start: float = field(default_factory=time.monotonic)
 
     @property
     def devices(self) -> dict[str, Any]:
@@ -36,17 +34,17 @@ class Call:
         return devices
 
 
-# What is done with a call, instead of passing it on and its answer back.
-Fault = Callable[["Exchange"], None]
-# Chooses one. Asked by one thread at a time.
-Choose = Callable[[Call], Fault]
+# Handles a request instead of forwarding it and its response.
+Fault = Callable[["Handler"], None]
+# Chooses a fault. One thread at a time calls it.
+Choose = Callable[[Request], Fault]
 
 
-class Exchange(BaseHTTPRequestHandler):
-    """A call and the ways to answer it."""
+class Handler(BaseHTTPRequestHandler):
+    """A request and the ways to respond to it."""
 
     protocol_version = "HTTP/1.1"
-    server: "Proxy"
+    server: "FaultProxy"
 
     def setup(self) -> None:
         self.server.count_connection()
@@ -59,61 +57,58 @@ class Exchange(BaseHTTPRequestHandler):
         size = int(self.headers["Content-Length"])
         body = self.rfile.read(size)
         if len(body) < size:
-            return self.hang_up()  # the client was killed
-        self.call = Call(self.path, dict(self.headers), body, time.monotonic())
-        with self.server.entered(self.call) as fault:
+            self.close_connection = True  # The client was killed.
+            return
+        self.message = Request(self.path, dict(self.headers), body)
+        with self.server.entered(self.message) as fault:
             try:
                 fault(self)
             except OSError:
-                self.close_connection = True  # the client is gone
+                self.close_connection = True  # The client disconnected.
 
     def forward(self, path: str | None = None) -> Answer:
-        """Ask the service."""
+        """Send the request to the service, and return the response."""
         connection = http.client.HTTPConnection(
             "127.0.0.1", self.server.target, timeout=60
         )
         try:
             connection.request(
-                "POST", path or self.path, self.call.body, dict(self.call.headers)
+                "POST",
+                path or self.path,
+                self.message.body,
+                {**self.message.headers, "Accept-Encoding": "identity"},
             )
             response = connection.getresponse()
-            answer = Answer(response.status, dict(response.headers), response.read())
+            return Answer(response.status, dict(response.headers), response.read())
         finally:
             connection.close()
-        self.call.answer = answer
-        return answer
 
-    def reply(self, answer: Answer, sent: int | None = None) -> None:
-        """Answer with ``answer``, or only so many bytes of its body, and hang up."""
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
+    def reply(self, response: Answer, sent: int | None = None) -> None:
+        """Send ``response``, or ``sent`` bytes of its body before disconnecting."""
+        self.send_response(response.status, None if response.status < 520 else "")
+        for name, value in response.headers.items():
             if name.lower() not in HOP_BY_HOP:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Content-Length", str(len(response.body)))
         self.end_headers()
-        self.wfile.write(answer.body[:sent])
+        self.wfile.write(response.body[:sent])
         self.close_connection = sent is not None
 
-    def hang_up(self) -> None:
-        self.close_connection = True
 
-
-class Proxy(ThreadingHTTPServer):
-    """Passes calls at ``port`` of 127.0.0.1 on to ``target``, but for the faults."""
+class FaultProxy(ThreadingHTTPServer):
+    """Forwards requests at ``port`` of 127.0.0.1 to ``target``, except for faults."""
 
     daemon_threads = True
-    # As many calls at once as a test likes.
     request_queue_size = 128
 
     def __init__(self, target: int) -> None:
-        super().__init__(("127.0.0.1", 0), Exchange)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.target = target
-        self.calls: list[Call] = []
+        self.requests: list[Request] = []
         self.connections = 0
-        #: The most calls that were there at one time.
-        self.most = 0
-        self.choose: Choose = lambda call: passed_on
-        self._now = 0
+        self.max_concurrent = 0
+        self.choose: Choose = lambda request: forwarded
+        self._concurrent = 0
         self._lock = threading.Lock()
 
     @property
@@ -125,35 +120,40 @@ class Proxy(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.port}"
 
     def script(self, *faults: Fault) -> None:
-        """Treat the next calls like this, each by one, and others as usual."""
+        """Apply each fault to one of the next requests, and forward the others."""
         rest = deque(faults)
-        self.choose = lambda call: rest.popleft() if rest else passed_on
+        self.choose = lambda request: rest.popleft() if rest else forwarded
 
     def handle_error(self, *_: object) -> None:
-        """Pass over clients that are gone."""
+        """Ignore clients that disconnected."""
 
     def count_connection(self) -> None:
         with self._lock:
             self.connections += 1
 
     @contextmanager
-    def entered(self, call: Call) -> Iterator[Fault]:
+    def entered(self, request: Request) -> Iterator[Fault]:
         with self._lock:
-            self.calls.append(call)
-            self._now += 1
-            self.most = max(self.most, self._now)
-            fault = self.choose(call)
+            self.requests.append(request)
+            self._concurrent += 1
+            self.max_concurrent = max(self.max_concurrent, self._concurrent)
+            fault = self.choose(request)
         try:
             yield fault
         finally:
             with self._lock:
-                self._now -= 1
+                self._concurrent -= 1
 
 
 @contextmanager
-def run_proxy(target: int) -> Iterator[Proxy]:
-    """Run one before the service at that port."""
-    with Proxy(target) as proxy:
+def run_proxy(
+    target: int, context: ssl.SSLContext | None = None
+) -> Iterator[FaultProxy]:
+    """Run a proxy for the service at port ``target``, with TLS if there is a
+    ``context``."""
+    with FaultProxy(target) as proxy:
+        if context:
+            proxy.socket = context.wrap_socket(proxy.socket, server_side=True)
         thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -163,107 +163,115 @@ def run_proxy(target: int) -> Iterator[Proxy]:
             thread.join()
 
 
-def passed_on(exchange: Exchange) -> None:
-    exchange.reply(exchange.forward())
+def forwarded(handler: Handler) -> None:
+    handler.reply(handler.forward())
 
 
-def dropped_before(exchange: Exchange) -> None:
-    """The call is lost."""
-    exchange.hang_up()
+def dropped_before(handler: Handler) -> None:
+    """The request is lost."""
+    handler.close_connection = True
 
 
-def dropped_after(exchange: Exchange) -> None:
-    """The call is done, and its answer lost."""
-    exchange.forward()
-    exchange.hang_up()
+def dropped_after(handler: Handler) -> None:
+    """The request succeeds, and its response is lost."""
+    handler.forward()
+    handler.close_connection = True
 
 
-def halved(exchange: Exchange) -> None:
-    """The call is done, and half of its answer lost."""
-    answer = exchange.forward()
-    exchange.reply(answer, len(answer.body) // 2)
+def truncated(handler: Handler) -> None:
+    """The request succeeds, and half of its response is lost."""
+    response = handler.forward()
+    handler.reply(response, len(response.body) // 2)
 
 
-def garbled(exchange: Exchange) -> None:
-    """The call is done, and what comes back is no HTTP."""
-    exchange.forward()
-    exchange.wfile.write(b"\0\xff garbage\r\n\r\n")
-    exchange.hang_up()
+def garbled(handler: Handler) -> None:
+    """The request succeeds, and its response is not HTTP."""
+    handler.forward()
+    handler.wfile.write(b"\0\xff garbage\r\n\r\n")
+    handler.close_connection = True
 
 
-def closed_later(exchange: Exchange) -> None:
-    """All is well, but the connection that should be kept is not."""
-    exchange.reply(exchange.forward())
-    exchange.hang_up()
+def closed_after(handler: Handler) -> None:
+    """The response is correct, but the connection is not kept alive."""
+    handler.reply(handler.forward())
+    handler.close_connection = True
 
 
-def unaware(exchange: Exchange) -> None:
-    """What a service says that does not know what a dry run is."""
-    exchange.reply(exchange.forward(exchange.path.partition("?")[0]))
+def dry_run_ignored(handler: Handler) -> None:
+    """The response of a service that does not know the parameter."""
+    handler.reply(handler.forward(handler.path.partition("?")[0]))
 
 
-def delayed(seconds: float, then: Fault = passed_on) -> Fault:
-    def fault(exchange: Exchange) -> None:
+def delayed(seconds: float, then: Fault = forwarded) -> Fault:
+    def fault(handler: Handler) -> None:
         time.sleep(seconds)
-        then(exchange)
+        then(handler)
 
     return fault
 
 
-def held(event: threading.Event, then: Fault = passed_on) -> Fault:
-    """Nothing happens until ``event`` is set."""
+def held(event: threading.Event, then: Fault = forwarded) -> Fault:
+    """Wait until ``event`` is set."""
 
-    def fault(exchange: Exchange) -> None:
+    def fault(handler: Handler) -> None:
         event.wait(60)
-        then(exchange)
+        then(handler)
 
     return fault
 
 
-def answered(status: int, body: Any = None, **headers: str) -> Fault:
-    """The service is not asked. A body is bytes, or what is an error's sentence."""
+def response(status: int, body: Any = None, **headers: str) -> Fault:
+    """Respond without the service. ``body`` is bytes or the message of an error."""
     if not isinstance(body, bytes):
         body = json.dumps({"error": body or f"status {status}"}).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
-    def fault(exchange: Exchange) -> None:
-        exchange.reply(Answer(status, named, body))
+    def fault(handler: Handler) -> None:
+        handler.reply(Answer(status, named, body))
 
-    # Tells tests apart.
-    fault.__name__ = f"{status} {body[:20].decode()}"
+    # For the test ids.
+    fault.__name__ = f"{status} {body[:20].decode(errors='replace')}"
     return fault
+
+
+def page(status: int, title: str, **headers: str) -> Fault:
+    """Respond with a web page."""
+    body = f"<html>\n<TITLE >\n {title}\n</TITLE></html>".encode()
+    return response(status, body, Content_Type="text/html", **headers)
 
 
 def altered(alter: Callable[[Any], Any]) -> Fault:
-    """The service's answer, its JSON altered."""
+    """Alter the JSON of the response of the service."""
 
-    def fault(exchange: Exchange) -> None:
-        answer = exchange.forward()
+    def fault(handler: Handler) -> None:
+        answer = handler.forward()
         answer.body = json.dumps(alter(answer.json)).encode()
-        exchange.reply(answer)
+        handler.reply(answer)
 
     return fault
 
 
-# What may be over in a moment, whether the call was done or not.
-PASSING = (
+# Transient faults, before or after the request took effect.
+TRANSIENT = (
     dropped_before,
     dropped_after,
-    halved,
+    truncated,
     garbled,
-    closed_later,
+    closed_after,
     delayed(0.05),
     delayed(0.05, dropped_after),
-    answered(500),
-    answered(502, b"<html>Bad Gateway</html>"),
-    answered(503, Retry_After="0"),
-    answered(504, b""),
-    answered(429, Retry_After="nonsense"),
-    answered(200, b"<html>Welcome to the hotel</html>"),
-    answered(200, b'{"results": [{"identifier"'),
+    response(500),
+    response(502, b"<html>Bad Gateway</html>"),
+    response(503, Retry_After="0"),
+    response(504, b""),
+    response(429, Retry_After="nonsense"),
+    response(522, b""),
+    response(200, b'{"results": [{"identifier"'),
 )
 
 
 def at_random(chance: random.Random, share: float) -> Choose:
-    """So much of all calls, from 0 to 1, meets with one of PASSING."""
-    return lambda call: chance.choice(PASSING) if chance.random() < share else passed_on
+    """Apply TRANSIENT faults to a ``share`` of the requests, from 0 to 1."""
+    return lambda request: (
+        chance.choice(TRANSIENT) if chance.random() < share else forwarded
+    )

@@ -56,6 +56,7 @@ def test_installed_client_uploads_without_server_dependencies(
     file = tmp_path / "fleet.ndjson"
     file.write_text('{"identifier": "SN-1", "metadata": {"a": 1}}\n')
     url = f"http://127.0.0.1:{service.port}"
+    run(command, "check", file)
     run(command, "push", file, "--url", url, BULK_METADATA_API_KEY=acme.key)
     assert acme.metadata() == {"SN-1": {"a": 1}}
 
