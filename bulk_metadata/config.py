@@ -47,7 +47,8 @@ class Config:
     lock_timeout: int = 4
     statement_timeout: int = 6
     answer_timeout: int = 8
-    # Sufficient for the largest body over a slow network.
+    # To read a request, and to write a response. Sufficient for the largest body over a
+    # slow network.
     request_timeout: int = 30
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
 

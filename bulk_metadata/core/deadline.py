@@ -1,9 +1,9 @@
 """A timeout for waits on a socket that have no timeout themselves.
 
-libpq waits without limit for a server that accepts a statement and never responds, and
-gunicorn for a client that sends a byte a minute. Shutting down the socket ends the
-wait, as if the peer had disconnected. A wait costs two operations on a dictionary; a
-wait callback of psycopg2, the alternative for libpq, costs 2 ms for 1,000 devices.
+libpq waits without limit for a server that accepts a statement and never responds.
+Shutting down the socket ends the wait, as if the server had disconnected. A wait costs
+two operations on a dictionary; a wait callback of psycopg2, the alternative, costs 2 ms
+for 1,000 devices.
 """
 
 import logging
@@ -22,8 +22,7 @@ INTERVAL = 0.5
 class Watchdog:
     """A thread that shuts down sockets after ``timeout`` seconds of waiting."""
 
-    def __init__(self, subject: str, timeout: float) -> None:
-        self._subject = subject
+    def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._waits: dict[object, tuple[socket.socket, float]] = {}
         self._is_running = False
@@ -52,7 +51,7 @@ class Watchdog:
                 if now > end:
                     self._waits.pop(wait, None)
                     logger.warning(
-                        "%s timed out after %s s", self._subject, self._timeout
+                        "PostgreSQL did not respond within %s s", self._timeout
                     )
                     # The wait may have ended, and the socket may be closed.
                     with suppress(OSError):

@@ -3,20 +3,23 @@
 Each wait has a timeout, shorter than the timeout of the wait that encloses it. If a
 timeout expires, the client gets a 500 and the log contains the reason.
 
-    wait for                     timeout                enforced by
-    a pooled connection          POOL_TIMEOUT, 2 s      the pool, in this module
-    a connection to one address  CONNECT_TIMEOUT, 2 s   libpq (connection.py)
-    acknowledgement of data      CONNECT_TIMEOUT, 2 s   TCP (connection.py)
-    a locked device              LOCK_TIMEOUT, 4 s      PostgreSQL (lock_timeout)
-    a statement                  STATEMENT_TIMEOUT, 6 s PostgreSQL (statement_timeout)
-    any response of PostgreSQL   ANSWER_TIMEOUT, 8 s    core/deadline.py: shuts down the
-                                                        socket, so that libpq fails
-    a complete request           REQUEST_TIMEOUT, 30 s  server/worker.py: closes the
-                                                        connection to the client
+    wait for                     timeout                 enforced by
+    a pooled connection          POOL_TIMEOUT, 2 s       the pool, in this module
+    a connection to one address  CONNECT_TIMEOUT, 2 s    libpq (connection.py)
+    acknowledgement of data      CONNECT_TIMEOUT, 2 s    TCP (connection.py)
+    a locked device              LOCK_TIMEOUT, 4 s       PostgreSQL (lock_timeout)
+    the start of an update       ANSWER_TIMEOUT          PostgreSQL (server_clock.py)
+                                 - STATEMENT_TIMEOUT, 2 s
+    a statement                  STATEMENT_TIMEOUT, 6 s  PostgreSQL (statement_timeout)
+    any response of PostgreSQL   ANSWER_TIMEOUT, 8 s     core/deadline.py: shuts down
+                                                         the socket, so that libpq fails
+
+REQUEST_TIMEOUT limits reading a request and writing a response, in server/. It does not
+limit these waits, so the service never disconnects a client during its update.
 
 If a connection breaks, the query is retried once on a new one (retry.py). Retries start
 within LOCK_TIMEOUT. With the default timeouts, a request gets its response within 15 s
-if there is one fault. /readyz does not wait longer than a second.
+if there is one fault. /readyz responds within a second.
 """
 
 import time
@@ -65,7 +68,7 @@ class Database:
         """Create the pool, without connecting. Raises ConfigError."""
         parse_url(config.database_url)
         self._config = config
-        watchdog = Watchdog("The response of PostgreSQL", config.answer_timeout)
+        watchdog = Watchdog(config.answer_timeout)
         connections = [
             PooledConnection(config, watchdog) for _ in range(config.pool_size)
         ]

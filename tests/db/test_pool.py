@@ -134,7 +134,7 @@ def test_missing_response_times_out(
 
     with pytest.raises(DatabaseError):
         database.run(freeze)
-    assert "The response of PostgreSQL timed out after 3 s" in caplog.text
+    assert "PostgreSQL did not respond within 3 s" in caplog.text
     database.run(backend_pid)
     cursor.execute(KILL)
 
