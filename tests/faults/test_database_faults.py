@@ -1,117 +1,68 @@
-"""What callers see while PostgreSQL, or the network before it, fails."""
+"""Requests while PostgreSQL, or the network to it, fails and recovers."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import psutil
 import psycopg2
 import pytest
-from psycopg2.extensions import cursor as Cursor
 
-from bulk_metadata.db.schema import apply_schema
-from tests.support.cluster import Cluster, cluster
-from tests.support.concurrent_clients import (
-    CLIENTS,
-    CONNECTIONS,
-    DEVICES,
-    GROUP,
-    PROMISE,
-    Clients,
-    ask,
-    clients,
-    execute,
-    holding,
-    residue,
-    stored,
-    waiting,
-)
+from tests.faults.conftest import CONNECTIONS, LONG, SHORT, run_clients
+from tests.support.cluster import SESSIONS, Cluster
+from tests.support.concurrent_clients import CLIENTS, STEP, ConcurrentClients, lock
+from tests.support.service import ROOT
 from tests.support.tcp_proxy import tcp_proxy
-from tests.support.waiting import free_port, wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 
-Fault = Callable[[Cluster, str], None]
+# Seconds. The longest response time under any single fault.
+LONGEST_RESPONSE = 15
 
-# For tests in which calls must wait for a lock as long as the machine needs to send
-# them all: what they show has nothing to do with the limits.
-PATIENT = {
-    "LOCK_TIMEOUT": "40",
-    "STATEMENT_TIMEOUT": "50",
-    "ANSWER_TIMEOUT": "60",
-    "REQUEST_TIMEOUT": "90",
-}
-
-# The third device of each client: its statement stops there with two rows locked.
-HOLD_ROWS = (
+# Locks one device of each client, in the order of the service, so that its statement
+# waits while it has locked other rows.
+LOCK_DEVICES = (
     "SELECT FROM devices WHERE identifier IN ("
-    + ", ".join(f"'SN-{client * GROUP + 2}'" for client in range(CLIENTS))
-    + ") FOR UPDATE"
+    + ", ".join(f"'SN-{client * STEP + 2}'" for client in range(CLIENTS))
+    + ") ORDER BY identifier FOR UPDATE"
 )
-
-TERMINATE = (
-    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-    " WHERE application_name = 'bulk-metadata'"
-)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Cluster]:
-    """One server for all these tests: each leaves it running, as it found it. Made and
-    stopped anew for each, it would take more time than all of them."""
-    folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    with cluster(folder / "primary", free_port()) as server:
-        yield server
-    shutil.rmtree(folder)
-
-
-def prepare(server: Cluster) -> str:
-    """Make the clients' devices anew, and return their organization's key."""
-    with closing(server.connect()) as connection, connection.cursor() as cursor:
-        apply_schema(cursor)
-        cursor.execute("TRUNCATE organizations CASCADE")
-    return server.prepare(DEVICES)
-
-
-@contextmanager
-def run_clients(server: Cluster, folder: Path, **settings: str) -> Iterator[Clients]:
-    key = prepare(server)
-    with clients(key, server.service_url, folder, **settings) as callers:
-        yield callers
-
-
-def start_over(server: Cluster, mode: str) -> None:
-    server.stop(mode)
-    server.start()
-
-
-def drop_idle(server: Cluster, _: str) -> None:
-    """End every connection, as servers and firewalls do with idle ones."""
-    execute(server, TERMINATE)
-    wait_until(lambda: sessions(server) == 0)
-
-
-def kill_one_backend(server: Cluster, _: str) -> None:
-    """PostgreSQL then ends all of them, for what they share may be damaged."""
-    with closing(server.connect()) as witness, witness.cursor() as cursor:
-        psutil.Process(ask(server, SOME_BACKEND)).kill()
-        wait_until(lambda: not answers(cursor))
-    wait_until(lambda: accepts(server))
-
-
-SOME_BACKEND = (
-    "SELECT pid FROM pg_stat_activity WHERE application_name = 'bulk-metadata' LIMIT 1"
+TERMINATE = f"SELECT count(pg_terminate_backend(pid)) FROM {SESSIONS}"
+# Sessions of the service that hold a lock or are not idle.
+RESIDUE = (
+    f"{SESSIONS} AND (state <> 'idle'"
+    " OR EXISTS (SELECT FROM pg_locks WHERE pg_locks.pid = pg_stat_activity.pid))"
 )
 
 
-def answers(cursor: Cursor) -> bool:
+def terminate_connections(server: Cluster) -> None:
+    """End all connections, as servers and firewalls do with idle ones."""
+    server.execute(TERMINATE)
+    wait_until(lambda: not server.backends(), "the connections to end")
+
+
+def restart(server: Cluster) -> None:
+    server.restart()
+
+
+def crash(server: Cluster) -> None:
+    server.restart("immediate")
+
+
+def kill_backend(server: Cluster) -> None:
+    """PostgreSQL then ends all connections, because shared memory may be damaged."""
+    with closing(server.connect()) as witness:
+        psutil.Process(next(iter(server.backends().values()))).kill()
+        wait_until(lambda: is_broken(witness), "the connections to end")
+    wait_until(lambda: accepts(server), "the server to accept connections")
+
+
+def is_broken(connection: psycopg2.extensions.connection) -> bool:
     try:
-        cursor.execute("SELECT")
+        connection.cursor().execute("SELECT")
     except psycopg2.Error:
-        return False
-    return True
+        return True
+    return False
 
 
 def accepts(server: Cluster) -> bool:
@@ -122,201 +73,159 @@ def accepts(server: Cluster) -> bool:
     return True
 
 
-def sessions(server: Cluster) -> int:
-    return ask(
-        server,
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE application_name = 'bulk-metadata'",
+@pytest.mark.parametrize("fault", [terminate_connections, restart, crash, kill_backend])
+def test_requests_succeed_after_connections_broke(
+    server: Cluster, folder: Path, fault: Callable[[Cluster], None]
+) -> None:
+    with run_clients(server, folder, **LONG) as (_, clients):
+        assert clients.open_connections(server, CONNECTIONS) == {200}
+        fault(server)
+        # All pooled connections are broken, and all are needed.
+        assert clients.open_connections(server, CONNECTIONS) == {200}
+        assert clients.burst() == {200}
+
+
+def test_terminated_statements_are_atomic(server: Cluster, folder: Path) -> None:
+    with run_clients(server, folder) as (_, clients):
+        with clients.writing():
+            for _ in range(4):
+                clients.wait_for_more()
+                with lock(server, LOCK_DEVICES):
+                    # Some requests are retried, wait again and are terminated again.
+                    for _ in range(3):
+                        wait_until(lambda: server.waiting() > 0, "waiting statements")
+                        server.execute(TERMINATE)
+        assert server.count(RESIDUE) == 0
+    assert clients.slowest < LONGEST_RESPONSE
+    clients.check(server.metadata())
+
+
+def test_crash_under_load_keeps_acknowledged_requests(
+    server: Cluster, folder: Path
+) -> None:
+    with run_clients(server, folder) as (_, clients), clients.writing():
+        for fault in (crash, restart):
+            clients.wait_for_more()
+            fault(server)
+    assert clients.slowest < LONGEST_RESPONSE
+    clients.check(server.metadata())
+
+
+@pytest.mark.parametrize("is_started_first", [True, False])
+def test_requests_fail_fast_while_server_is_down(
+    server: Cluster, folder: Path, is_started_first: bool
+) -> None:
+    with run_clients(server, folder) as (_, clients):
+        if is_started_first:
+            assert clients.burst() == {200}
+        server.stop()
+        for _ in range(2):
+            assert clients.burst() == {500}
+        assert clients.slowest < 5
+        server.start()
+        for _ in range(5):
+            assert clients.burst() == {200}
+
+
+def test_connection_limit_fails_only_excess_requests(
+    server: Cluster, folder: Path
+) -> None:
+    limit = "ALTER ROLE bulk_metadata_service CONNECTION LIMIT"
+    with run_clients(server, folder, **LONG) as (_, clients):
+        server.execute(f"{limit} 2")
+        with lock(server, LOCK_DEVICES):
+            requests = [clients.start(client) for client in range(CLIENTS)]
+
+            def failed() -> list[int]:
+                return [request.result() for request in requests if request.done()]
+
+            wait_until(lambda: len(failed()) >= CLIENTS - 2, "the excess requests")
+            assert set(failed()) == {500}
+        assert {request.result() for request in requests} <= {200, 500}
+        server.execute(f"{limit} -1")
+        assert clients.open_connections(server, CONNECTIONS) == {200}
+
+
+def test_exhausted_server_is_used_again(server: Cluster, folder: Path) -> None:
+    few = {"max_connections": "8", "superuser_reserved_connections": "4"}
+    many = {"max_connections": "100", "superuser_reserved_connections": "3"}
+    with run_clients(server, folder, **LONG) as (_, clients):
+        server.configure(**few)
+        server.restart()
+        with clients.writing():
+            wait_until(lambda: 500 in clients.statuses, "a failed request")
+        clients.check(server.metadata())
+        server.configure(**many)
+        server.restart()
+        assert clients.open_connections(server, CONNECTIONS) == {200}
+
+
+READ_ONLY = "default_transaction_read_only"
+
+
+def test_read_only_connections_are_replaced_after_failover(
+    server: Cluster, folder: Path
+) -> None:
+    with run_clients(server, folder) as (_, clients):
+        assert clients.burst() == {200}
+        # The setting applies to new connections, as after a failover to a standby.
+        server.execute(f"ALTER DATABASE postgres SET {READ_ONLY} = on")
+        terminate_connections(server)
+        for _ in range(2):
+            assert clients.burst() == {500}
+        server.execute(f"ALTER DATABASE postgres RESET {READ_ONLY}")
+        # Lookups of API keys left some read-only connections in the pool.
+        for _ in range(5):
+            assert clients.burst() == {200}
+    assert clients.slowest < LONGEST_RESPONSE
+
+
+def test_temporarily_read_only_server_recovers(server: Cluster, folder: Path) -> None:
+    with run_clients(server, folder) as (_, clients):
+        assert clients.burst() == {200}
+        # Each session applies the setting before its next statement.
+        server.execute(f"ALTER SYSTEM SET {READ_ONLY} = on", "SELECT pg_reload_conf()")
+        wait_until(lambda: clients.burst() == {500}, "read-only connections")
+        server.execute(f"ALTER SYSTEM RESET {READ_ONLY}", "SELECT pg_reload_conf()")
+        wait_until(lambda: clients.burst() == {200}, "writable connections")
+        for _ in range(5):
+            assert clients.burst() == {200}
+
+
+@contextmanager
+def slow_trigger(server: Cluster) -> Iterator[None]:
+    """Make updates of some devices slower than STATEMENT_TIMEOUT."""
+    server.execute(
+        "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(60); RETURN new; END'",
+        "CREATE TRIGGER sleep BEFORE UPDATE ON devices FOR EACH ROW"
+        " WHEN (new.identifier LIKE '%2') EXECUTE FUNCTION sleep()",
     )
+    yield
+    server.execute("DROP FUNCTION sleep CASCADE")
 
 
 @pytest.mark.parametrize(
-    ("fault", "mode"),
-    [
-        pytest.param(drop_idle, "", id="idle connections dropped"),
-        pytest.param(start_over, "fast", id="restart"),
-        pytest.param(start_over, "immediate", id="crash"),
-        pytest.param(kill_one_backend, "", id="backend killed"),
-    ],
+    "obstacle",
+    [slow_trigger, lambda server: lock(server, LOCK_DEVICES)],
+    ids=["STATEMENT_TIMEOUT", "LOCK_TIMEOUT"],
 )
-def test_no_call_fails_after_all_connections_broke_between_calls(
-    server: Cluster, folder: Path, fault: Fault, mode: str
+def test_timed_out_statement_leaves_no_residue(
+    server: Cluster,
+    folder: Path,
+    obstacle: Callable[[Cluster], AbstractContextManager[None]],
 ) -> None:
-    with run_clients(server, folder, **PATIENT) as callers:
-        assert callers.warm(server) == {200}
-        fault(server, mode)
-        # Every connection of every pool is dead, and every one is needed.
-        assert callers.warm(server) == {200}
-        assert callers.burst() == {200}
-
-
-def test_statements_terminated_in_the_middle_are_done_whole_or_not_at_all(
-    server: Cluster, folder: Path
-) -> None:
-    with run_clients(server, folder) as callers:
-        with callers.writing():
-            for _ in range(4):
-                callers.wait_for_more()
-                with holding(server, HOLD_ROWS):
-                    # Some calls are tried again, wait again and are hit again.
-                    for _ in range(3):
-                        wait_until(lambda: waiting(server) > 0)
-                        execute(server, TERMINATE)
-                stored(server)
-            callers.wait_for_more()
-        assert residue(server) == 0
-    assert callers.worst < PROMISE
-    callers.check(server)
-
-
-def test_a_crash_under_load_loses_nothing_that_was_acknowledged(
-    server: Cluster, folder: Path
-) -> None:
-    with run_clients(server, folder) as callers, callers.writing():
-        for mode in ("immediate", "fast"):
-            callers.wait_for_more()
-            start_over(server, mode)
-        callers.wait_for_more()
-    assert callers.worst < PROMISE
-    callers.check(server)
-
-
-def fails_at_once_and_recovers(server: Cluster, callers: Clients) -> None:
-    """Call while the server is down, and once it is started again."""
-    assert callers.burst() == {500}
-    assert callers.worst < 5
-    server.start()
-    for _ in range(5):
-        assert callers.burst() == {200}
-
-
-def test_while_the_server_is_down_calls_fail_at_once_and_recover_with_it(
-    server: Cluster, folder: Path
-) -> None:
-    with run_clients(server, folder) as callers:
-        assert callers.burst() == {200}
-        server.stop()
-        assert callers.burst() == {500}
-        fails_at_once_and_recovers(server, callers)
-
-
-def test_the_service_may_be_started_before_its_database(
-    server: Cluster, folder: Path
-) -> None:
-    key = prepare(server)
-    server.stop()
-    with clients(key, server.service_url, folder) as callers:
-        fails_at_once_and_recovers(server, callers)
-
-
-def test_too_many_connections_fail_some_calls_and_no_more_than_those(
-    server: Cluster, folder: Path
-) -> None:
-    with run_clients(server, folder, **PATIENT) as callers:
-        limit = 2
-        execute(server, f"ALTER ROLE bulk_metadata_service CONNECTION LIMIT {limit}")
-        with holding(server, HOLD_ROWS):
-            calls = [callers.start(client) for client in range(CLIENTS)]
-            # Who has a connection waits for the rows; nobody else waits.
-            wait_until(lambda: sum(call.done() for call in calls) >= CLIENTS - limit)
-            failed = [call.result() for call in calls if call.done()]
-            assert set(failed) == {500}
-        assert {call.result() for call in calls} <= {200, 500}
-        execute(server, "ALTER ROLE bulk_metadata_service CONNECTION LIMIT -1")
-        assert callers.warm(server) == {200}
-
-
-def test_a_server_that_takes_no_more_connections_is_used_again(
-    folder: Path, server: Cluster
-) -> None:
-    key = prepare(server)
-    server.configure(max_connections="8", superuser_reserved_connections="4")
-    start_over(server, "fast")
-    with clients(key, server.service_url, folder, **PATIENT) as callers:
-        with callers.writing():
-            wait_until(lambda: 500 in callers.statuses)
-            callers.wait_for_more()
-        callers.check(server)
-        server.configure(max_connections="100", superuser_reserved_connections="3")
-        start_over(server, "fast")
-        assert callers.warm(server) == {200}
-
-
-def test_connections_that_only_read_are_replaced_as_soon_as_others_write(
-    server: Cluster, folder: Path
-) -> None:
-    setting = "default_transaction_read_only"
-    with run_clients(server, folder) as callers:
-        assert callers.burst() == {200}
-        # Holds for new connections, so the old ones are ended: like a failover to a
-        # server that is not ready to write.
-        execute(server, f"ALTER DATABASE postgres SET {setting} = on", TERMINATE)
-        wait_until(lambda: sessions(server) == 0)
-        assert callers.burst() == {500}
-        assert callers.burst() == {500}
-        assert callers.worst < PROMISE
-        execute(server, f"ALTER DATABASE postgres RESET {setting}")
-        # Some connections of the pool still only read: they led to the calls' keys.
-        for _ in range(5):
-            assert callers.burst() == {200}
-
-
-def test_connections_survive_a_server_that_reads_only_for_a_while(
-    server: Cluster, folder: Path
-) -> None:
-    setting = "default_transaction_read_only"
-    shown = f"SELECT current_setting('{setting}')::boolean::int"
-    with run_clients(server, folder) as callers:
-        assert callers.burst() == {200}
-        execute(server, f"ALTER SYSTEM SET {setting} = on", "SELECT pg_reload_conf()")
-        wait_until(lambda: ask(server, shown) == 1)
-        # Each session takes the new setting up when it is next asked something.
-        wait_until(lambda: callers.burst() == {500})
-        execute(server, f"ALTER SYSTEM RESET {setting}", "SELECT pg_reload_conf()")
-        wait_until(lambda: ask(server, shown) == 0)
-        wait_until(lambda: callers.burst() == {200})
-        for _ in range(5):
-            assert callers.burst() == {200}
-
-
-SLOW = """
-CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS
-    'BEGIN PERFORM pg_sleep(60); RETURN new; END';
-CREATE TRIGGER sleep BEFORE UPDATE ON devices FOR EACH ROW
-    WHEN (new.identifier LIKE '%2') EXECUTE FUNCTION sleep();
-"""
-
-
-def test_a_statement_over_its_limit_leaves_nothing_behind(
-    server: Cluster, folder: Path
-) -> None:
-    with run_clients(
-        server, folder, LOCK_TIMEOUT="1", STATEMENT_TIMEOUT="2"
-    ) as callers:
-        execute(server, SLOW)
-        assert callers.call(0, number=1) == 500
-        assert residue(server) == 0
-        assert stored(server)[0] == 0
-        execute(server, "DROP FUNCTION sleep CASCADE")
-        assert callers.call(0, number=2) == 200
-        assert callers.worst < PROMISE
-
-
-def test_a_row_that_stays_locked_leaves_nothing_behind(
-    server: Cluster, folder: Path
-) -> None:
-    with run_clients(server, folder, LOCK_TIMEOUT="1") as callers:
-        with holding(server, HOLD_ROWS):
-            assert callers.burst() == {500}
-            assert residue(server) == 0
-        assert set(stored(server)) == {0}
-        assert callers.burst() == {200}
-        assert callers.worst < PROMISE
+    with run_clients(server, folder, **SHORT) as (_, clients):
+        with obstacle(server):
+            assert clients.burst() == {500}
+            assert server.count(RESIDUE) == 0
+        assert set(map(str, server.metadata().values())) == {"{}"}
+        assert clients.burst() == {200}
 
 
 DAMAGES = {
-    "REVOKE UPDATE ON devices FROM bulk_metadata_service": "",
-    "REVOKE SELECT ON api_keys FROM bulk_metadata_service": "",
+    "REVOKE UPDATE ON devices FROM bulk_metadata_service": "SELECT",
+    "REVOKE SELECT ON api_keys FROM bulk_metadata_service": "SELECT",
     "ALTER TABLE devices RENAME TO gone": "ALTER TABLE gone RENAME TO devices",
     "ALTER TABLE api_keys RENAME TO gone": "ALTER TABLE gone RENAME TO api_keys",
     "ALTER TABLE devices RENAME device_metadata TO gone": (
@@ -325,63 +234,68 @@ DAMAGES = {
 }
 
 
-def test_what_is_missing_in_the_database_never_shows_in_an_answer(
-    server: Cluster, folder: Path
-) -> None:
-    with run_clients(server, folder) as callers:
+def test_database_errors_are_logged_but_not_sent(server: Cluster, folder: Path) -> None:
+    with run_clients(server, folder) as (service, clients):
         for damage, repair in DAMAGES.items():
-            assert callers.burst() == {200}
-            execute(server, damage)
-            # Each answer is compared with the sentence that says nothing.
-            assert callers.burst() == {500}
-            execute(server, *filter(None, [repair]))
-            grant(server)
-        assert callers.burst() == {200}
-        log = "".join(line.get("exception", "") for line in callers.service.requests)
+            assert clients.burst() == {200}
+            server.execute(damage)
+            assert clients.burst() == {500}
+            server.execute(repair, (ROOT / "schema.sql").read_text())
+        assert clients.burst() == {200}
+        log = "".join(line.get("exception", "") for line in service.requests)
     assert "permission denied" in log
-    # What clients send, and their keys, are nobody's business there either.
+    # The log contains neither metadata nor API keys.
     assert '"number"' not in log
-    assert callers.key not in log
+    assert clients.key not in log
 
 
-def grant(server: Cluster) -> None:
-    with closing(server.connect()) as connection, connection.cursor() as cursor:
-        apply_schema(cursor)
-
-
-def test_a_network_that_swallows_everything_is_given_up_and_used_again(
+def test_unresponsive_server_times_out_and_recovers(
     server: Cluster, folder: Path
 ) -> None:
-    key = prepare(server)
+    with run_clients(server, folder, **SHORT) as (service, clients):
+        assert clients.burst() == {200}
+        server.suspend()
+        try:
+            check_timeouts(clients)
+            assert service.request("{}", {"x-api-key": "x"}).status == 401
+        finally:
+            server.resume()
+        assert clients.burst() == {200}
+
+
+def test_black_holed_connection_times_out_and_recovers(
+    server: Cluster, folder: Path
+) -> None:
     with tcp_proxy(server.port) as network:
         url = server.service_url.replace(str(server.port), str(network.port))
-        with clients(key, url, folder) as callers:
-            assert callers.burst() == {200}
+        with run_clients(server, folder, url, **SHORT) as (service, clients):
+            assert clients.burst() == {200}
             network.block()
-            # First open connections fall silent, then new ones.
-            for _ in range(2):
-                assert callers.burst() == {500}
-            assert callers.worst < PROMISE
-            # The threads are back: all of them answer who needs no database.
+            check_timeouts(clients)
+            # All threads are available again.
             for _ in range(CONNECTIONS):
-                assert callers.service.request("{}").status == 401
+                assert service.request("{}").status == 401
             network.unblock()
             for _ in range(5):
-                assert callers.burst() == {200}
+                assert clients.burst() == {200}
 
 
-def test_a_network_that_falls_silent_under_load_loses_nothing_acknowledged(
+def check_timeouts(clients: ConcurrentClients) -> None:
+    """Check that requests time out on open connections, then on new ones."""
+    for _ in range(2):
+        assert clients.burst() == {500}
+    assert clients.slowest < LONGEST_RESPONSE
+
+
+def test_black_hole_under_load_keeps_acknowledged_requests(
     server: Cluster, folder: Path
 ) -> None:
-    key = prepare(server)
     with tcp_proxy(server.port) as network:
         url = server.service_url.replace(str(server.port), str(network.port))
-        with clients(key, url, folder) as callers:
-            with callers.writing():
-                callers.wait_for_more()
+        with run_clients(server, folder, url, **SHORT) as (_, clients):
+            with clients.writing():
                 network.block()
-                wait_until(lambda: 500 in callers.statuses)
+                wait_until(lambda: 500 in clients.statuses, "a failed request")
                 network.unblock()
-                callers.wait_for_more()
-            assert callers.worst < PROMISE
-            callers.check(server)
+            assert clients.slowest < LONGEST_RESPONSE
+            clients.check(server.metadata())

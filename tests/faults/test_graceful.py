@@ -1,25 +1,22 @@
 """Effects of a reload, a recycled worker, a shutdown and a killed worker on clients."""
 
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-from psycopg2.extensions import cursor as Cursor
 
+from tests.faults.conftest import LONG, WORKERS, run_clients
 from tests.support.cluster import Cluster
-from tests.support.load import (
-    Client,
-    backends,
-    devices,
-    load,
-    ports,
-    reload,
-    workers,
+from tests.support.concurrent_clients import (
+    ConcurrentClients,
+    KeepAliveClient,
+    lock,
+    repeat,
 )
 from tests.support.service import Service, run_service
 from tests.support.waiting import wait_until
@@ -27,196 +24,166 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.faults
 
 CLIENTS = 8
-WORKERS = 2
-RELOADS = 4
-RECYCLED = 6
-# Long enough to examine a request in flight.
-LONG_TIMEOUTS = {
-    "LOCK_TIMEOUT": "12",
-    "STATEMENT_TIMEOUT": "14",
-    "ANSWER_TIMEOUT": "16",
-}
 WAITING = "wait_event_type = 'Lock'"
 
 
-@dataclass
-class Site:
-    """The service, its database, and clients with kept connections."""
-
-    server: Cluster
-    service: Service
-    key: str
-    clients: list[Client] = field(default_factory=list)
-
-    def client(self) -> Client:
-        self.clients.append(Client(self.service, self.key))
-        return self.clients[-1]
-
-    def post_once(self, number: int) -> int:
-        """Update a device on a new connection and return the status."""
-        with closing(Client(self.service, self.key)) as client:
-            return client.post(devices([number])).status
-
-    def connected_workers(self) -> list[psutil.Process]:
-        """Return all workers, after each of them has connected to the database."""
-
-        def are_connected() -> bool:
-            found = workers(self.service).values()
-            return sum(bool(ports(worker, self.server)) for worker in found) == WORKERS
-
-        with load(self.post_once, CLIENTS):
-            wait_until(are_connected, "every worker to be connected")
-        return list(workers(self.service).values())
-
-
-@pytest.fixture
-def owner(server: Cluster) -> Iterator[Cursor]:
-    with closing(server.connect()) as connection, connection.cursor() as cursor:
-        yield cursor
+def update(clients: ConcurrentClients, identifier: str = "SN-0") -> int:
+    """Update a device on a new connection and return the status."""
+    return clients.post({identifier: {"a": 1}}).status
 
 
 @contextmanager
-def run_site(server: Cluster, folder: Path, **settings: str) -> Iterator[Site]:
-    """Run the service on 100 devices of ``server``."""
-    key = server.prepare(devices=100)
-    settings = {"DATABASE_URL": server.service_url, **settings}
-    with run_service(folder / "gunicorn", **settings) as service:
-        site = Site(server, service, key)
-        try:
-            yield site
-        finally:
-            for client in site.clients:
-                client.close()
+def no_failed_request(clients: ConcurrentClients) -> Iterator[None]:
+    """Send requests on kept connections without a pause. All must succeed."""
+    with ExitStack() as stack:
+        kept = [
+            stack.enter_context(KeepAliveClient(clients.port, clients.key))
+            for _ in range(CLIENTS)
+        ]
+
+        def step(number: int) -> None:
+            devices = {f"SN-{number}": {"a": 1}, "SN-50": {"a": 1}}
+            assert kept[number].post(devices).status == 200
+
+        with repeat(step, CLIENTS):
+            yield
 
 
-@contextmanager
-def continuous_requests(site: Site) -> Iterator[None]:
-    """Let clients send requests without a pause. Each one must succeed."""
-    clients = [site.client() for _ in range(CLIENTS)]
-
-    def step(number: int) -> None:
-        assert clients[number].post(devices([number, 99])).status == 200
-
-    with load(step, CLIENTS):
-        yield
+def lock_device(server: Cluster) -> AbstractContextManager[None]:
+    return lock(server, "SELECT FROM devices WHERE identifier = 'SN-0' FOR UPDATE")
 
 
-@contextmanager
-def locked_device(site: Site, number: int) -> Iterator[None]:
-    """Lock the row of a device in another transaction."""
-    with closing(site.server.connect()) as connection, connection.cursor() as cursor:
-        connection.autocommit = False
-        cursor.execute(
-            "SELECT FROM devices WHERE identifier = %s FOR UPDATE", (f"SN-{number}",)
-        )
-        yield
+def ports(process: psutil.Process, server: Cluster) -> set[int]:
+    """Return the local ports of the connections from ``process`` to ``server``."""
+    return {
+        connection.laddr.port
+        for connection in process.net_connections("tcp")
+        if connection.raddr and connection.raddr.port == server.port
+    }
+
+
+def connect_workers(
+    service: Service, clients: ConcurrentClients, server: Cluster
+) -> list[psutil.Process]:
+    """Send requests until every worker has a connection. Return the workers."""
+
+    def are_connected() -> bool:
+        workers = service.workers().values()
+        return sum(bool(ports(worker, server)) for worker in workers) == WORKERS
+
+    with repeat(lambda _: update(clients, "SN-1"), CLIENTS):
+        wait_until(are_connected, "every worker to connect")
+    return list(service.workers().values())
 
 
 def test_reload_fails_no_request(server: Cluster, folder: Path) -> None:
-    with run_site(server, folder) as site, continuous_requests(site):
-        for _ in range(RELOADS):
-            reload(site.service)
+    with (
+        run_clients(server, folder) as (service, clients),
+        no_failed_request(clients),
+    ):
+        for _ in range(4):
+            service.reload()
 
 
 def test_recycled_worker_fails_no_request(server: Cluster, folder: Path) -> None:
-    options = "--max-requests 50 --max-requests-jitter 20"
+    recycle = "--max-requests 50 --max-requests-jitter 20"
     with (
-        run_site(server, folder, GUNICORN_CMD_ARGS=options) as site,
-        continuous_requests(site),
+        run_clients(server, folder, GUNICORN_CMD_ARGS=recycle) as (service, clients),
+        no_failed_request(clients),
     ):
         wait_until(
-            lambda: site.service.log.read_text().count("Autorestarting") >= RECYCLED,
+            lambda: service.log.read_text().count("Autorestarting") >= 4,
             "workers to be recycled",
         )
 
 
-def test_shutdown_waits_for_requests_in_flight(
-    server: Cluster, folder: Path, owner: Cursor
-) -> None:
+def test_shutdown_waits_for_requests_in_flight(server: Cluster, folder: Path) -> None:
     with (
-        run_site(server, folder, **LONG_TIMEOUTS) as site,
+        run_clients(server, folder, **LONG) as (service, clients),
+        ExitStack() as stack,
         ThreadPoolExecutor(WORKERS * 2) as executor,
     ):
-        idle = [site.client() for _ in range(4)]
+        idle = [
+            stack.enter_context(KeepAliveClient(clients.port, clients.key))
+            for _ in range(4)
+        ]
         for client in idle:
-            assert client.post(devices([1])).status == 200
-        with locked_device(site, 0):
-            requests = [executor.submit(site.post_once, 0) for _ in range(WORKERS * 2)]
-            wait_until(
-                lambda: len(backends(owner, WAITING)) == len(requests),
-                "requests in flight",
-            )
-            site.service.process.send_signal(signal.SIGTERM)
+            assert client.post({"SN-1": {"a": 1}}).status == 200
+        with lock_device(server):
+            requests = [executor.submit(update, clients) for _ in range(WORKERS * 2)]
+            wait_until(lambda: server.waiting() == len(requests), "requests in flight")
+            service.process.send_signal(signal.SIGTERM)
             for client in idle:
-                # Idle connections are closed, not reset, while the requests wait.
+                # The connection is closed, not reset, while the requests still wait.
                 assert client.connection.sock.recv(1) == b""
             assert not any(request.done() for request in requests)
-        assert [request.result() for request in requests] == [200] * len(requests)
-        assert site.service.process.wait(60) == 0
-    wait_until(lambda: not backends(owner), "the connections of the service to end")
+        assert {request.result() for request in requests} == {200}
+        assert service.process.wait(60) == 0
+    wait_until(lambda: not server.backends(), "the connections to end")
 
 
 @pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\n", b"hello\r\n\r\n"])
 def test_silent_connection_does_not_delay_shutdown(
     data: bytes, service_url: str, folder: Path
 ) -> None:
+    # A worker that waits for the connection exceeds the timeout of the test.
     options = "--keep-alive 600 --graceful-timeout 600"
     settings = {"DATABASE_URL": service_url, "GUNICORN_CMD_ARGS": options}
-    with run_service(folder / "gunicorn", **settings) as service:
-        assert service.request("{}").status == 401
-        with closing(Client(service, "").connection) as silent:
-            silent.connect()
-            silent.sock.sendall(data)
-            # The worker has accepted it: connections are accepted in order.
-            assert {service.request("{}").status for _ in range(20)} == {401}
-            service.process.send_signal(signal.SIGTERM)
-            assert service.process.wait(60) == 0
+    with (
+        run_service(folder / "gunicorn", **settings) as service,
+        socket.create_connection(("127.0.0.1", service.port)) as silent,
+    ):
+        silent.sendall(data)
+        # The worker has accepted the connection: it accepts them in order.
+        assert {service.request("{}").status for _ in range(20)} == {401}
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(60) == 0
 
 
-def test_preloaded_workers_share_no_connection(
-    server: Cluster, folder: Path, owner: Cursor
-) -> None:
-    with run_site(server, folder, GUNICORN_CMD_ARGS="--preload") as site:
-        found = [ports(worker, server) for worker in site.connected_workers()]
-        assert not ports(psutil.Process(site.service.process.pid), server)
-        # Every backend belongs to one worker.
-        assert sorted(backends(owner)) == sorted(p for ports in found for p in ports)
+def test_preloaded_workers_share_no_connection(server: Cluster, folder: Path) -> None:
+    preload = {"GUNICORN_CMD_ARGS": "--preload"}
+    with run_clients(server, folder, **preload) as (service, clients):
+        workers = connect_workers(service, clients, server)
+        assert not ports(psutil.Process(service.process.pid), server)
+        of_workers = [port for worker in workers for port in ports(worker, server)]
+        assert sorted(server.backends()) == sorted(of_workers)
 
 
-@pytest.mark.slow(reason="PostgreSQL cancels the statement after LOCK_TIMEOUT, 4 s")
-def test_killed_worker_leaves_no_lock_or_connection(
-    server: Cluster, folder: Path, owner: Cursor
-) -> None:
-    with run_site(server, folder) as site, ThreadPoolExecutor(1) as executor:
-        site.connected_workers()
-        with locked_device(site, 50):
-            request = executor.submit(site.post_once, 50)
-            wait_until(lambda: backends(owner, WAITING), "a request in flight")
-            worker, pids = waiting_worker(site, owner)
-            worker.kill()
+def test_killed_worker_leaves_no_lock_or_connection(server: Cluster, folder: Path) -> None:
+    # The backend of the killed worker waits until LOCK_TIMEOUT.
+    settings = LONG | {"LOCK_TIMEOUT": "2"}
+    with (
+        run_clients(server, folder, **settings) as (service, clients),
+        ThreadPoolExecutor(1) as executor,
+    ):
+        connect_workers(service, clients, server)
+        with lock_device(server):
+            request = executor.submit(update, clients)
+            wait_until(server.waiting, "a request in flight")
+            killed, backends = waiting_worker(service, server)
+            killed.kill()
             assert isinstance(request.exception(), ConnectionError)
-            # The other worker continues, and gunicorn starts a new one.
-            assert {site.post_once(1) for _ in range(50)} == {200}
-            wait_until(lambda: len(workers(site.service)) == WORKERS, "a new worker")
-            assert worker.pid not in workers(site.service)
-            # The device remains locked, so PostgreSQL has to cancel the statement.
+            # The other worker serves requests until a new one has started.
+            assert {update(clients, "SN-1") for _ in range(50)} == {200}
+            wait_until(lambda: len(service.workers()) == WORKERS, "a new worker")
+            assert killed.pid not in service.workers()
             wait_until(
-                lambda: pids.isdisjoint(backends(owner).values()),
+                lambda: backends.isdisjoint(server.backends().values()),
                 "the connections of the killed worker to end",
             )
-            owner.execute("SELECT pid FROM pg_locks")
-            assert pids.isdisjoint(pid for (pid,) in owner.fetchall())
-        assert server.metadata()["SN-50"] == {}
-        assert site.post_once(50) == 200
+            locks = server.execute("SELECT pid FROM pg_locks")
+            assert backends.isdisjoint(pid for [pid] in locks)
+        assert server.metadata()["SN-0"] == {}
+        assert update(clients) == 200
 
 
-def waiting_worker(site: Site, owner: Cursor) -> tuple[psutil.Process, set[int]]:
-    """Return the worker that waits for a lock, and the process IDs of its backends."""
-    (port,) = backends(owner, WAITING)
-    worker = next(
-        worker
-        for worker in workers(site.service).values()
-        if port in ports(worker, site.server)
-    )
-    all_backends = backends(owner)
-    return worker, {all_backends[port] for port in ports(worker, site.server)}
+def waiting_worker(
+    service: Service, server: Cluster
+) -> tuple[psutil.Process, set[int]]:
+    """Return the worker that waits for a lock, and its backends."""
+    [port] = server.backends(WAITING)
+    [worker] = [
+        worker for worker in service.workers().values() if port in ports(worker, server)
+    ]
+    backends = server.backends()
+    return worker, {backends[port] for port in ports(worker, server)}

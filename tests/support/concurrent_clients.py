@@ -1,194 +1,203 @@
-"""Clients that write numbers and remember which ones were acknowledged."""
+"""Concurrent clients of the service, and a check of the devices that they updated."""
 
+import http.client
 import json
 import operator
+import select
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 from tests.support.cluster import Cluster
-from tests.support.service import Service, run_service
-from tests.support.waiting import wait_until
+from tests.support.service import PATH, Answer
+from tests.support.waiting import TIMEOUT, wait_until
 
-WORKERS = 2
-# As many as there are clients: whichever worker takes a call, a thread is free for it.
-THREADS = 8
 CLIENTS = 8
-CONNECTIONS = WORKERS * THREADS
-# Devices that a client writes in one call: all hold its number, or it was half done.
-GROUP = 5
-DEVICES = CLIENTS * GROUP
+# Devices per request. Each client shares half of its devices with the next one.
+DEVICES_PER_REQUEST = 20
+STEP = DEVICES_PER_REQUEST // 2
+IDENTIFIERS = [f"SN-{number}" for number in range(STEP * (CLIENTS + 1))]
 
-# Seconds in which the service promises to answer.
-PROMISE = 15
 ERROR = {"error": "Internal server error"}
 
 
 @dataclass
-class Clients:
-    """Clients of a running service. Each one has devices of its own, and writes one
-    number after the other to all of them."""
+class ConcurrentClients:
+    """Clients of the service at ``port`` of 127.0.0.1. Each one writes increasing
+    numbers to its devices, and records which ones were acknowledged."""
 
-    service: Service
+    port: int
     key: str
-    executor: ThreadPoolExecutor
-    # By client: the last number that it sent, and the last one acknowledged.
+    # By client: the last number sent, and the last one acknowledged.
     sent: list[int] = field(default_factory=lambda: [0] * CLIENTS)
     acknowledged: list[int] = field(default_factory=lambda: [0] * CLIENTS)
-    seconds: list[float] = field(default_factory=lambda: [0.0])
     statuses: list[int] = field(default_factory=list)
+    #: Requests whose connection broke.
+    broken: int = 0
+    #: Seconds of the slowest request.
+    slowest: float = 0.0
+    executor: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(16 * CLIENTS)
+    )
 
-    def call(self, client: int, number: int = 0) -> int:
-        """Write ``number`` to the client's devices and return the status: 200, or 500
-        with the sentence that says nothing."""
-        first = client * GROUP
-        devices = range(first, first + GROUP)
-        documents = {f"SN-{device}": {"number": number} for device in devices}
-        body = json.dumps({"devices": documents})
+    def __enter__(self) -> "ConcurrentClients":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.executor.shutdown()
+
+    def post(self, devices: object) -> Answer:
+        """Send a request on a new connection."""
+        with KeepAliveClient(self.port, self.key) as client:
+            return client.post(devices)
+
+    def write(self, client: int) -> int:
+        """Write the next number of a client. Return the status, which is 200 or 500."""
+        self.sent[client] += 1
+        return self.rewrite(client)
+
+    def rewrite(self, client: int) -> int:
+        """Write the last number of a client again. Return the status."""
+        number = self.sent[client]
+        identifiers = IDENTIFIERS[client * STEP :][:DEVICES_PER_REQUEST]
+        metadata = {"client": client, "number": number}
         start = time.monotonic()
-        answer = self.service.request(body, {"x-api-key": self.key})
-        self.seconds.append(time.monotonic() - start)
-        self.statuses.append(answer.status)
-        if answer.status != 200:
-            assert (answer.status, answer.json) == (500, ERROR)
-        return answer.status
+        try:
+            response = self.post(dict.fromkeys(identifiers, metadata))
+        except (ConnectionError, http.client.HTTPException):
+            self.broken += 1
+            return 0
+        self.slowest = max(self.slowest, time.monotonic() - start)
+        self.statuses.append(response.status)
+        if response.status == 200:
+            assert response.json["updated"] == DEVICES_PER_REQUEST
+            self.acknowledged[client] = number
+        else:
+            assert (response.status, response.json) == (500, ERROR)
+        return response.status
 
-    def start(self, client: int = 0) -> Future[int]:
-        return self.executor.submit(self.call, client)
+    def start(self, client: int) -> Future[int]:
+        return self.executor.submit(self.rewrite, client)
 
     def burst(self) -> set[int]:
-        """Let every client call once, at the same time; return the statuses."""
-        calls = [self.start(client) for client in range(CLIENTS)]
-        return {call.result() for call in calls}
+        """Let all clients send one request at the same time. Return the statuses."""
+        requests = [self.start(client) for client in range(CLIENTS)]
+        return {request.result() for request in requests}
 
-    def warm(self, server: Cluster) -> set[int]:
-        """Call until every connection of every pool is open; return the statuses.
-
-        Calls that end at once would share a few connections. A lock keeps them all in
-        the middle of their statement until the last place of the last pool is taken.
-        """
-        calls: list[Future[int]] = []
+    def open_connections(self, server: Cluster, number: int) -> set[int]:
+        """Open ``number`` pooled connections, by requests that all wait for one lock.
+        Return the statuses."""
+        requests: list[Future[int]] = []
 
         def all_wait() -> bool:
-            for number in range(len(calls), max(CONNECTIONS, len(calls) + 1)):
-                calls.append(self.start(number % CLIENTS))
-            return waiting(server) == CONNECTIONS
+            for n in range(len(requests), max(number, len(requests) + 1)):
+                requests.append(self.start(n % CLIENTS))
+            return server.waiting() == number
 
-        with holding(server, "LOCK TABLE devices IN SHARE MODE"):
-            wait_until(all_wait)
-        return {call.result() for call in calls}
+        with lock(server, "LOCK TABLE devices IN SHARE MODE"):
+            wait_until(all_wait, f"{number} connections")
+        return {request.result() for request in requests}
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Let every client write, without pause, as long as this lasts."""
-        stop = threading.Event()
-        writers = [
-            self.executor.submit(self._write, client, stop) for client in range(CLIENTS)
-        ]
+        """Let all clients write without a pause, and check that each of them gets
+        responses before and after the block."""
+        with repeat(self.write, CLIENTS):
+            self.wait_for_more()
+            yield
+            self.wait_for_more()
+
+    def wait_for_more(self, which: Callable[[Iterable[bool]], bool] = all) -> None:
+        """Wait until all (or any) clients got a 200 for a request sent from now on."""
+        sent = list(self.sent)
+        wait_until(
+            lambda: which(map(operator.gt, list(self.acknowledged), sent)),
+            "acknowledged requests",
+        )
+
+    def check(self, stored: Mapping[str, Mapping[str, Any]], broken: int = 0) -> None:
+        """Check that each device has the metadata of one request, that no acknowledged
+        request was lost, and that at most ``broken`` connections broke."""
+        assert self.broken <= broken
+        for position, identifier in enumerate(IDENTIFIERS):
+            last = min(position // STEP, CLIENTS - 1)
+            first = max(position // STEP - 1, 0)
+            metadata = stored[identifier]
+            if not metadata:
+                assert not any(self.acknowledged[first : last + 1])
+                continue
+            client, number = metadata["client"], metadata["number"]
+            assert first <= client <= last
+            assert self.acknowledged[client] <= number <= self.sent[client]
+
+
+class KeepAliveClient:
+    """A client that sends its requests on one connection."""
+
+    def __init__(self, port: int, key: str) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        self.headers = {"x-api-key": key}
+
+    def __enter__(self) -> "KeepAliveClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def post(self, devices: object) -> Answer:
+        """Send a request, without retries. Raises OSError or HTTPException if there is
+        no response."""
+        # Like every HTTP client, replace a connection that the server has closed.
+        kept = self.connection.sock
+        if kept is not None and select.select([kept], [], [], 0)[0]:
+            self.connection.close()
+        body = json.dumps({"devices": devices}).encode()
+        try:
+            self.connection.request("POST", PATH, body, self.headers)
+            response = self.connection.getresponse()
+            return Answer(response.status, dict(response.headers), response.read())
+        except BaseException:
+            self.connection.close()
+            raise
+
+
+@contextmanager
+def repeat(step: Callable[[int], object], clients: int) -> Iterator[None]:
+    """Let each client repeat ``step(client)`` in a thread. Raise its exceptions."""
+    stop = threading.Event()
+
+    def run(client: int) -> None:
+        while not stop.is_set():
+            step(client)
+
+    with ThreadPoolExecutor(clients) as executor:
+        futures = [executor.submit(run, client) for client in range(clients)]
         try:
             yield
         finally:
             stop.set()
-            for writer in writers:
-                writer.result()
-
-    def _write(self, client: int, stop: threading.Event) -> None:
-        while not stop.is_set():
-            self.sent[client] += 1
-            if self.call(client, self.sent[client]) == 200:
-                self.acknowledged[client] = self.sent[client]
-
-    def wait_for_more(self, whose: Callable[[Iterable[bool]], bool] = all) -> None:
-        """Wait until all (or any) of the clients have had a write acknowledged that
-        they sent from now on."""
-        sent = list(self.sent)
-        wait_until(lambda: whose(map(operator.gt, list(self.acknowledged), sent)))
-
-    def check(self, server: Cluster) -> None:
-        """Nothing that was acknowledged is lost, and no call is half done."""
-        numbers = stored(server)
-        for client in range(CLIENTS):
-            assert self.acknowledged[client] <= numbers[client] <= self.sent[client]
-
-    @property
-    def worst(self) -> float:
-        return max(self.seconds)
+        for future in futures:
+            future.result()
 
 
 @contextmanager
-def clients(key: str, url: str, folder: Path, **settings: str) -> Iterator[Clients]:
-    """Run the service on the database at ``url``, and clients for it."""
-    settings = {"WORKERS": str(WORKERS), "THREADS": str(THREADS), **settings}
-    with (
-        run_service(folder / "gunicorn", DATABASE_URL=url, **settings) as service,
-        ThreadPoolExecutor(8 * CONNECTIONS) as executor,
-    ):
-        clients = Clients(service, key, executor)
-        yield clients
-        failed = sum(status != 200 for status in clients.statuses)
-        print(
-            f"{len(clients.statuses)} calls, {failed} answered 500,"
-            f" the slowest in {clients.worst:.2f} s"
-        )
-
-
-def stored(server: Cluster) -> list[int]:
-    """Return the number that each client's devices hold, all of them the same."""
-    numbers: dict[int, set[object]] = {}
-    for identifier, metadata in server.metadata().items():
-        client = int(identifier.removeprefix("SN-")) // GROUP
-        numbers.setdefault(client, set()).add(metadata.get("number", 0))
-    found = []
-    for client in range(CLIENTS):
-        (number,) = numbers[client]
-        assert isinstance(number, int)
-        found.append(number)
-    return found
-
-
-@contextmanager
-def holding(server: Cluster, statement: str) -> Iterator[None]:
-    """Keep in another session what the statement locks."""
-    with closing(server.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute("BEGIN")
-        cursor.execute(statement)
+def lock(server: Cluster, statement: str) -> Iterator[None]:
+    """Hold the locks of a statement in another session."""
+    connection = server.connect()
+    try:
+        connection.autocommit = False
+        connection.cursor().execute(statement)
         yield
-        cursor.execute("ROLLBACK")
+    finally:
+        connection.close()
 
 
-def ask(server: Cluster, question: str) -> int:
-    with closing(server.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute(question)
-        (answer,) = cursor.fetchone() or (0,)
-        return int(answer)
-
-
-def waiting(server: Cluster) -> int:
-    """Return how many of the service's statements wait for a lock."""
-    return ask(
-        server,
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE application_name = 'bulk-metadata' AND wait_event_type = 'Lock'",
+def lock_device(server: Cluster, identifier: str) -> Any:
+    """Hold the row lock of a device."""
+    return lock(
+        server, f"SELECT FROM devices WHERE identifier = '{identifier}' FOR UPDATE"
     )
-
-
-def residue(server: Cluster) -> int:
-    """Return how many locks the service holds, and connections that are not idle."""
-    return ask(
-        server,
-        "SELECT count(*) FROM pg_stat_activity AS session"
-        " WHERE application_name = 'bulk-metadata' AND (state <> 'idle'"
-        " OR EXISTS (SELECT FROM pg_locks WHERE pid = session.pid))",
-    )
-
-
-def execute(server: Cluster, *statements: str) -> None:
-    """Run the owner's statements, even on a server that says it only reads."""
-    with closing(server.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute("SET default_transaction_read_only = off")
-        for statement in statements:
-            cursor.execute(statement)

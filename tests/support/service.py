@@ -1,4 +1,4 @@
-"""The service as it runs in production: gunicorn, as a process of its own."""
+"""The service under gunicorn, in a separate process."""
 
 import http.client
 import json
@@ -8,23 +8,26 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from tests.support.waiting import wait_until
+
 ROOT = Path(__file__).parents[2]
 PATH = "/api/ext-v1/device/bulk-metadata"
 
-# The system chooses free ones.
+# The operating system chooses unused ports.
 ANY_PORT = {"BIND": "127.0.0.1:0", "METRICS_BIND": "127.0.0.1:0"}
 
 
 @dataclass
 class Answer:
-    """What came back, as far as a client can tell."""
+    """A response."""
 
     status: int
     headers: Mapping[str, str]
@@ -47,9 +50,14 @@ class Service:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """The log of requests so far."""
+        """The access log."""
         text = self.log.with_suffix(".requests").read_text()
         return [json.loads(line) for line in text.splitlines()]
+
+    @property
+    def statuses(self) -> list[int]:
+        """The statuses in the access log."""
+        return [line["status"] for line in self.requests]
 
     def request(
         self,
@@ -59,17 +67,15 @@ class Service:
         path: str = PATH,
         **options: Any,
     ) -> Answer:
-        """Send a request on a connection of its own."""
+        """Send a request on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
+        with closing(connection):
             connection.request(method, path, body, dict(headers or {}), **options)
             response = connection.getresponse()
             return Answer(response.status, dict(response.headers), response.read())
-        finally:
-            connection.close()
 
     def send(self, *pieces: bytes, half_close: bool = False) -> bytes:
-        """Send bytes as they are and return all that comes back until the end."""
+        """Send raw bytes and return the bytes received until the connection closes."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
             for piece in pieces:
                 client.sendall(piece)
@@ -80,10 +86,25 @@ class Service:
                 received += data
             return received
 
+    def workers(self) -> dict[int, psutil.Process]:
+        """Return the running workers of gunicorn by process ID."""
+        found = {}
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    found[child.pid] = child
+        return found
+
+    def reload(self) -> None:
+        """Make gunicorn replace its workers, and return when the old ones exited."""
+        old = set(self.workers())
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: old.isdisjoint(self.workers()), "the old workers to exit")
+
 
 @contextmanager
 def run_service(log: Path, **settings: str) -> Iterator[Service]:
-    """Run gunicorn on a free port, and end it gracefully."""
+    """Run gunicorn on an unused port, and shut it down gracefully."""
     with log.open("w") as stderr, log.with_suffix(".requests").open("w") as stdout:
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn"],
@@ -104,8 +125,10 @@ def run_service(log: Path, **settings: str) -> Iterator[Service]:
 def listening_port(process: subprocess.Popen[str], log: Path) -> int:
     """Return the port from the start-up message of gunicorn."""
     message = re.compile(r"Listening at: http://127.0.0.1:(\d+)")
-    while process.poll() is None and not message.search(log.read_text()):
-        time.sleep(0.01)
+    wait_until(
+        lambda: process.poll() is not None or message.search(log.read_text()),
+        "gunicorn to listen",
+    )
     if match := message.search(log.read_text()):
         return int(match[1])
     raise RuntimeError(log.read_text())
