@@ -1,10 +1,10 @@
-# Commands of this project. Everything is installed into .venv on first use.
+# The commands of this project. The first one installs all dependencies into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults containers fuzz torture bench bench-quick bench-push screenshot check lint format types coverage clean
+.PHONY: help install run test check soak mutants lint format types coverage bench bench-quick bench-push screenshot clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -13,50 +13,42 @@ install: .venv/installed ## Install everything into .venv
 
 .venv/installed: requirements.txt requirements-client.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo 'Python 3.11 or newer is needed; name one like this: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
+	    echo 'Python 3.11 or later is required. To choose one: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
-	    echo 'Python cannot make virtual environments here. On Debian and Ubuntu: apt install python3-venv'; exit 1; }
-	@echo 'Installing into .venv, once, for a minute or so ...'
+	    echo 'Python cannot create virtual environments. On Debian and Ubuntu: apt install python3-venv'; exit 1; }
+	@echo 'Installing into .venv (once, about a minute) ...'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
-# Apart, so that a first make run waits for nothing that it does not need.
+# Separate, because make run does not need them.
 .venv/installed-benchmarks: .venv/installed benchmarks/requirements.txt
-	@echo 'Installing what the benchmark needs ...'
+	@echo 'Installing the dependencies of the benchmark ...'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
 	@touch $@
 
-# Apart for the same reason. The browser itself is the system's: chromium.
 .venv/installed-browser: .venv/installed tests/browser/requirements.txt
-	@echo 'Installing what drives a browser ...'
+	@echo 'Installing the dependencies of the browser tests ...'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement tests/browser/requirements.txt
 	@touch $@
 
-run: .venv/installed ## Run the service with its own PostgreSQL, ready to be called
+run: .venv/installed ## Run the service with an embedded PostgreSQL and an example organization
 	@$(BIN)/python -m bulk_metadata.demo
 
-# Processes of pytest-xdist; -n 0 runs the tests in one.
-PARALLEL := -n logical --maxprocesses 4
-T ?= -m 'not faults and not benchmarks and not browser and not containers'
-test: .venv/installed ## Run the tests on a real PostgreSQL; a part: make test T=tests/api
-	@$(BIN)/pytest $(PARALLEL) --durations=10 --durations-min=1 $(T)
+# A process for each core, and a list of the slowest tests.
+PYTEST := pytest -n logical --maxprocesses 4 --durations=10 --durations-min=1
+T ?= -m 'not (faults or browser or containers or benchmarks)'
 
-faults: .venv/installed ## Run the fault tests, which kill, freeze and cut off, for minutes
-	@$(BIN)/pytest -m faults
+test: .venv/installed ## Run the tests (2 min), or a part of them: make test T=tests/api
+	@$(BIN)/$(PYTEST) $(T)
 
-containers: .venv/installed ## Run the service in containers, where there is Docker
-	@$(BIN)/pytest tests/containers
+check: lint types coverage ## Run all checks that must pass before a commit (6 min)
 
-# The seed is printed, and with it the same search can be run again.
-fuzz: export FUZZ_EXAMPLES ?= 20000
-fuzz: export FUZZ_SEED ?= $(shell od -A n -N 4 -t u4 /dev/urandom | tr -d ' ')
-fuzz: .venv/installed ## Send the service generated requests, for half an hour
-	@echo "To run this again: make fuzz FUZZ_EXAMPLES=$$FUZZ_EXAMPLES FUZZ_SEED=$$FUZZ_SEED"; \
-	    $(BIN)/python -m pytest tests/fuzz -v --capture=no --hypothesis-show-statistics
-
-torture: .venv/installed ## Break everything at random for ten minutes, and look for losses
-	@TORTURE_SECONDS=$${TORTURE_SECONDS:-600} $(BIN)/pytest -s tests/faults/test_stress.py
+soak: export SOAK_FACTOR ?= 50
+soak: export SOAK_SEED ?= $(shell od -A n -N 4 -t u4 /dev/urandom | tr -d ' ')
+soak: .venv/installed-benchmarks ## Run long random searches and the tests of the benchmark (30 min)
+	@echo "To repeat this run: make soak SOAK_FACTOR=$$SOAK_FACTOR SOAK_SEED=$$SOAK_SEED"
+	@$(BIN)/$(PYTEST) --hypothesis-seed=$$SOAK_SEED -m 'soak or hypothesis or benchmarks'
 
 bench: .venv/installed-benchmarks ## Run the benchmark (15 min) and write benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks
@@ -70,25 +62,23 @@ bench-push: .venv/installed-benchmarks ## Measure the upload of a million device
 screenshot: .venv/installed-benchmarks ## Create docs/push.svg, a screenshot of an upload
 	@$(BIN)/python -m benchmarks.screenshot
 
-check: lint types coverage ## Run everything that must be right before a commit
-
 lint: .venv/installed ## Check style and format
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 
-format: .venv/installed ## Mend style and format where a program can
+format: .venv/installed ## Fix lint and format issues automatically
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
 types: .venv/installed-benchmarks .venv/installed-browser ## Check types
 	@$(BIN)/mypy
 
-coverage: .venv/installed-benchmarks .venv/installed-browser ## Run the tests and show that they reach every branch
+coverage: .venv/installed ## Run the tests and the fault tests with branch coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -m 'not containers'
+	@$(BIN)/coverage run -m $(PYTEST) -m 'not (browser or containers or benchmarks)'
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-clean: ## Remove what the other commands made, the demo's data included
+clean: ## Remove all generated files, including the data of make run
 	@rm -rf build *.egg-info .venv .venv-alternatives benchmarks/alternatives/*/node_modules .data .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,7 +28,7 @@ from tests.support.postgres import postgres
 from tests.support.proxies import PGBOUNCER, pgbouncer, pgbouncer_version
 from tests.support.service import PATH, Service, run_service
 
-pytest_plugins = ["tests.support.report"]
+pytest_plugins = ["tests.report", "tests.random_search"]
 
 SERVER_URL = pytest.StashKey[str]()
 CLEANUP = pytest.StashKey[ExitStack]()

@@ -1,6 +1,5 @@
 """Random faults while concurrent clients write."""
 
-import os
 import random
 import signal
 from collections.abc import Callable
@@ -12,16 +11,19 @@ import psycopg2
 import pytest
 
 from tests.faults.conftest import run_clients
+from tests.random_search import FACTOR, SEED
 from tests.support.cluster import Cluster
 from tests.support.concurrent_clients import ConcurrentClients
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-# ``make soak`` sets both.
-FAULTS = int(os.environ.get("STRESS_FAULTS") or 10)
-SEED = int(os.environ.get("STRESS_SEED") or 0)
+FAULTS = 10 * FACTOR
 
-pytestmark = pytest.mark.faults
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.soak,
+    pytest.mark.slow(reason="each kind of fault several times"),
+]
 
 
 def crash(server: Cluster, service: Service, chance: random.Random) -> None:

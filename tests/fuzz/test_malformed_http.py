@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
-from functools import partial
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from tests.api.test_request import INVALID, NOT_JSON
 from tests.api.test_validation import HARMLESS, REFUSED
 from tests.conftest import Organization
-from tests.support.hypothesis_settings import EXAMPLES, fuzz, show_progress
+from tests.random_search import examples
 from tests.support.service import PATH, Answer, Service
 
 EXISTING = ["SN-1", "SN-2", "é", "10"]
@@ -204,7 +203,6 @@ class Target:
 
     def send(self, request: bytes) -> list[Answer]:
         """Send a request with the API key of Acme, and check its effects."""
-        show_progress()
         before, others = self.acme.rows(), self.globex.rows()
         received = self.exchange(request.replace(b"KEY", self.acme.key.encode()))
         responses = list(responses_in(received, b"HEAD " in request))
@@ -285,7 +283,6 @@ BODIES = {
 
 
 @pytest.mark.parametrize("case", BODIES)
-@fuzz
 @given(data=st.data())
 def test_invalid_json_is_recognized(
     case: str, data: st.DataObject, target: Target
@@ -311,7 +308,6 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("case", REQUESTS)
-@fuzz
 @given(data=st.data())
 def test_any_request_gets_valid_response(
     case: str, data: st.DataObject, target: Target
@@ -321,7 +317,7 @@ def test_any_request_gets_valid_response(
 
 # About 100 bodies, so each one gets a share of the examples.
 @pytest.mark.parametrize("case", HOSTILE)
-@partial(fuzz, examples=2 + EXAMPLES // 100)
+@examples(3)
 @given(data=st.data())
 def test_chunks_do_not_change_error(
     case: str, data: st.DataObject, target: Target
@@ -331,7 +327,6 @@ def test_chunks_do_not_change_error(
     assert (response.status, response.json) == (400, error)
 
 
-@fuzz
 @given(data=st.data())
 def test_chunks_do_not_change_valid_body(data: st.DataObject, target: Target) -> None:
     body = data.draw(st.sampled_from(VALID))

@@ -14,7 +14,6 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.conftest import Organization
-from tests.support.hypothesis_settings import fuzz, show_progress
 from tests.support.service import PATH, ROOT, Service
 from tests.system.test_readme import ERRORS
 
@@ -80,7 +79,6 @@ def is_excused(response: Response) -> bool:
 
 
 @SCHEMA.parametrize()
-@fuzz
 def test_generated_requests_match_openapi(
     case: Case[Any], service: Service, acme: Organization, globex: Organization
 ) -> None:
@@ -90,7 +88,6 @@ def test_generated_requests_match_openapi(
     negative_data_rejection for those with parameters that are ignored: OpenAPI has no
     word for that.
     """
-    show_progress()
     acme.cursor.execute("DELETE FROM devices")
     # Every other device of the call exists, and all of them elsewhere.
     existing = identifiers(case)[::2]

@@ -18,7 +18,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from bulk_metadata.server.metrics_server import create_metrics_app
 from bulk_metadata.telemetry import multiprocess
 from tests.conftest import Organization, connect
-from tests.support.load import reload, workers
 from tests.support.service import ANY_PORT, ROOT, Answer, Service, run_service
 from tests.support.waiting import wait_until
 
@@ -138,7 +137,7 @@ def test_busy_threads_do_not_delay_health_checks(
 def test_killed_worker_keeps_counts_and_loses_gauges(
     service: Service, acme: Organization, owner_url: str
 ) -> None:
-    before = workers(service)
+    before = service.workers()
     for _ in range(10):
         service.request("{}", {"x-api-key": acme.key})
     with request_in_flight(service, acme, owner_url) as in_flight:
@@ -146,7 +145,7 @@ def test_killed_worker_keeps_counts_and_loses_gauges(
             worker.kill()
         with pytest.raises((ConnectionError, OSError)):
             in_flight.result()
-        wait_until(lambda: len(workers(service).keys() - before) == 2)
+        wait_until(lambda: len(service.workers().keys() - before) == 2)
         wait_for_workers(service)
         found = metrics(service)
     assert found["bulk_metadata_pool_in_use"] == 0
@@ -157,7 +156,7 @@ def test_killed_worker_keeps_counts_and_loses_gauges(
 def test_reload_keeps_port_and_counts(service: Service, acme: Organization) -> None:
     for number in range(1, 4):
         service.request("{}", {"x-api-key": acme.key})
-        reload(service)
+        service.reload()
         wait_for_workers(service)
         assert metrics(service)["bulk_metadata_requests_total|status=400"] == number
 
@@ -168,7 +167,7 @@ def test_workers_beyond_last_cell_share_it() -> None:
 
 
 def test_suspended_worker_does_not_delay_scrapes(service: Service) -> None:
-    suspended = next(iter(workers(service).values()))
+    suspended = next(iter(service.workers().values()))
     suspended.suspend()
     threads = list(Path(f"/proc/{suspended.pid}/task").glob("*/stat"))
     wait_until(lambda: all(" T " in thread.read_text() for thread in threads))
