@@ -1,4 +1,4 @@
-"""Effects of a reload, a recycled worker, a shutdown and a killed worker on clients."""
+"""Effects of reloads, recycled workers, shutdowns and killed workers on clients."""
 
 import signal
 import socket
@@ -149,7 +149,9 @@ def test_preloaded_workers_share_no_connection(server: Cluster, folder: Path) ->
         assert sorted(server.backends()) == sorted(of_workers)
 
 
-def test_killed_worker_leaves_no_lock_or_connection(server: Cluster, folder: Path) -> None:
+def test_killed_worker_leaves_no_lock_or_connection(
+    server: Cluster, folder: Path
+) -> None:
     # The backend of the killed worker waits until LOCK_TIMEOUT.
     settings = LONG | {"LOCK_TIMEOUT": "2"}
     with (

@@ -4,14 +4,14 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import Organization
-from tests.support.load import Client, workers
+from tests.support.concurrent_clients import KeepAliveClient
 from tests.support.proxies import nginx
 from tests.support.service import PATH, Service, run_service
 from tests.support.waiting import wait_until
@@ -100,9 +100,9 @@ def head(acme: Organization, length: int) -> bytes:
 
 
 @contextmanager
-def kept_connection(service: Service, acme: Organization) -> Iterator[Client]:
+def kept_connection(service: Service, acme: Organization) -> Iterator[KeepAliveClient]:
     """A client that has one connection, even if it closes."""
-    with closing(Client(service, acme.key)) as client:
+    with KeepAliveClient(service.port, acme.key) as client:
         client.connection.connect()
         client.connection.auto_open = False
         yield client
@@ -168,14 +168,14 @@ def test_lack_of_file_descriptors_closes_oldest(
         tmp_path / "log", DATABASE_URL=service_url, **ONE_THREAD
     ) as service:
         assert post(service, acme) == 200
-        [worker] = workers(service).values()
+        [worker] = service.workers().values()
         limit = worker.num_fds() + 20
         _, maximum = worker.rlimit(psutil.RLIMIT_NOFILE)
         worker.rlimit(psutil.RLIMIT_NOFILE, (limit, maximum))
         with connections(service, HALF_HEAD) as clients:
             assert post(service, acme) == 200
             assert is_open(clients[-1])
-        assert list(workers(service)) == [worker.pid]
+        assert list(service.workers()) == [worker.pid]
 
 
 @pytest.mark.slow(reason="REQUEST_TIMEOUT is at least 4 s")
