@@ -1,6 +1,21 @@
 """The operator commands, ``flask init-db`` and others, one module per subject."""
 
-from bulk_metadata.commands import devices, keys, organizations, schema
+from bulk_metadata.commands import (
+    devices,
+    history,
+    keys,
+    organizations,
+    schema,
+    undo,
+)
 from bulk_metadata.commands.transaction import blueprint
 
-__all__ = ["blueprint", "devices", "keys", "organizations", "schema"]
+__all__ = [
+    "blueprint",
+    "devices",
+    "history",
+    "keys",
+    "organizations",
+    "schema",
+    "undo",
+]

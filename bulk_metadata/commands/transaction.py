@@ -29,11 +29,15 @@ class ConflictException(click.ClickException):
 
 
 @contextmanager
-def session() -> Iterator[Cursor]:
+def session(*, index_plans: bool = False) -> Iterator[Cursor]:
     """Yield a cursor in a transaction on DATABASE_URL. Raises click.ClickException
-    instead of OperatorError."""
+    instead of OperatorError.
+
+    ``index_plans`` pins the query plans like the plan of the service.
+    """
+    config = current_app.extensions["config"]
     try:
-        with transaction(current_app.extensions["config"]) as cursor:
+        with transaction(config, index_plans=index_plans) as cursor:
             yield cursor
     except ConflictError as error:
         raise ConflictException(str(error)) from None

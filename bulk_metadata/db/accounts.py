@@ -3,14 +3,13 @@
 import re
 from typing import NamedTuple
 
-from psycopg2.errors import DataError, UniqueViolation
+from psycopg2.errors import UniqueViolation
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.core.api_key import digest, generate_key
-from bulk_metadata.db.transaction import OperatorError
+from bulk_metadata.db.transaction import OperatorError, check_span
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-TIME_UNIT = re.compile(r"[A-Za-z:]")
 
 CREATE_ORGANIZATION = "INSERT INTO organizations (name) VALUES (%s) RETURNING id::text"
 
@@ -54,7 +53,7 @@ WITH created AS (
      INSERT INTO api_keys (organization_id, name, key_hash, expires_at)
           VALUES (%s, %s, %s, now() + %s::interval)
        RETURNING id, expires_at)
-SELECT id::text, expires_at <= now(),
+SELECT id::text,
        coalesce(to_char(expires_at, '"expires "YYYY-MM-DD HH24:MI TZ'),
                 'never expires')
   FROM created
@@ -78,18 +77,11 @@ def create_key(
     key never expires. Raises OperatorError if the interval or the name is invalid.
     """
     name = checked_name("API key", name)
+    if expires_in is not None:
+        check_span(cursor, "--expires-in", expires_in)
     key = generate_key()
-    try:
-        cursor.execute(CREATE_KEY, (organization_id, name, digest(key), expires_in))
-        [[key_id, is_expired, expiry]] = cursor.fetchall()
-    except DataError:
-        is_expired = True
-    # PostgreSQL reads a number without a unit as seconds, which is rarely intended.
-    if is_expired or (expires_in and not TIME_UNIT.search(expires_in)):
-        raise OperatorError(
-            "--expires-in must be a positive time span, for example '90 days' or "
-            f"'12 hours', not '{expires_in}'."
-        )
+    cursor.execute(CREATE_KEY, (organization_id, name, digest(key), expires_in))
+    [[key_id, expiry]] = cursor.fetchall()
     return NewKey(key_id, key, expiry)
 
 
@@ -141,6 +133,15 @@ def revoke_key(cursor: Cursor, key_id: str) -> str:
             "flask list-keys"
         )
     return str(row[0])
+
+
+def check_key(cursor: Cursor, organization_id: str, key_id: str) -> None:
+    """Raise OperatorError if the API key does not belong to the organization."""
+    if key_id not in {row[0] for row in list_keys(cursor, organization_id)}:
+        raise OperatorError(
+            f"The organization has no API key with ID {key_id}. List its API keys "
+            "with: flask list-keys ORGANIZATION"
+        )
 
 
 def checked_name(subject: str, name: str) -> str:

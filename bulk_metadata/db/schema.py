@@ -12,11 +12,13 @@ SCHEMA_FILE = Path(__file__).parents[2] / "schema.sql"
 # Requests queue behind a statement that waits for a table lock. 2 s is less than
 # LOCK_TIMEOUT, so these requests succeed, and more than deadlock_timeout (1 s), after
 # which autovacuum releases its lock.
-LOCK_TIMEOUT = "2s"
-
+#
 # The advisory lock serializes concurrent runs: otherwise two that create the same table
 # conflict. Its number is arbitrary.
-LOCK = "SET LOCAL lock_timeout = %s; SELECT pg_advisory_xact_lock(1651862635)"
+LOCK_SCHEMA = """
+SET LOCAL lock_timeout = '2s';
+SELECT pg_advisory_xact_lock(1651862635);
+"""
 
 
 class Schema(NamedTuple):
@@ -43,8 +45,7 @@ def apply_schema(cursor: Cursor) -> Schema:
             "identifiers. Create a database with ENCODING 'UTF8'."
         )
     # One message is one transaction, even on an autocommitting connection.
-    lock = cursor.mogrify(LOCK, (LOCK_TIMEOUT,)).decode()
-    cursor.execute(f"{lock}; {SCHEMA_FILE.read_text()}")
+    cursor.execute(LOCK_SCHEMA + SCHEMA_FILE.read_text())
     notices = [notice.splitlines()[0] for notice in cursor.connection.notices]
     cursor.execute("SELECT current_database(), current_setting('server_version')")
     [[database, server]] = cursor.fetchall()

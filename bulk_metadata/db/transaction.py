@@ -1,10 +1,12 @@
 """The transaction of an operator command, with PostgreSQL errors as plain messages."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg2
 from psycopg2.errors import (
+    DataError,
     DeadlockDetected,
     InsufficientPrivilege,
     InternalError_,
@@ -14,9 +16,14 @@ from psycopg2.errors import (
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
-from bulk_metadata.db.connection import connect, reason
+from bulk_metadata.db.connection import PLAN, connect, reason
 
 __all__ = ["ConflictError", "Cursor", "OperatorError", "transaction"]
+
+# The plans of the service. The lock timeout is for the steps of an undo.
+INDEX_PLANS = PLAN | {"lock_timeout": "500ms"}
+
+TIME_UNIT = re.compile(r"[A-Za-z:]")
 
 
 class OperatorError(Exception):
@@ -28,14 +35,18 @@ class ConflictError(OperatorError):
 
 
 @contextmanager
-def transaction(config: Config) -> Iterator[Cursor]:
+def transaction(config: Config, *, index_plans: bool = False) -> Iterator[Cursor]:
     """Yield a cursor in a transaction, which is rolled back if an exception is raised.
 
-    Raises OperatorError for each PostgreSQL error.
+    ``index_plans`` pins the query plans like the plan of the service, and limits waits
+    for a lock. Raises OperatorError for each PostgreSQL error.
     """
     try:
         connection = connect(
-            config.database_url, config.connect_timeout, "bulk-metadata command"
+            config.database_url,
+            config.connect_timeout,
+            "bulk-metadata command",
+            INDEX_PLANS if index_plans else {},
         )
     except psycopg2.OperationalError as error:
         raise OperatorError(
@@ -63,3 +74,40 @@ def transaction(config: Config) -> Iterator[Cursor]:
         raise OperatorError("An argument is not valid UTF-8.") from None
     finally:
         connection.close()
+
+
+CHECK_SPAN = "SELECT now() + %(span)s::interval > now(), now() - %(span)s::interval"
+
+
+def check_span(cursor: Cursor, option: str, span: str) -> None:
+    """Raise OperatorError if ``span`` is not a positive PostgreSQL interval."""
+    try:
+        cursor.execute(CHECK_SPAN, {"span": span})
+        [[is_positive, _]] = cursor.fetchall()
+    except DataError:
+        is_positive = False
+    # PostgreSQL reads a number without a unit as seconds, which is rarely intended.
+    if not is_positive or not TIME_UNIT.search(span):
+        raise OperatorError(
+            f"{option} must be a positive time span, for example '90 days' or "
+            f"'12 hours', not '{span}'."
+        )
+
+
+CHECK_TIME = "SELECT %(time)s::timestamptz <= now(), (%(time)s::timestamptz)::text"
+
+
+def past_time(cursor: Cursor, option: str, time: str) -> str:
+    """Return the time in ISO 8601. Raises OperatorError if it is invalid or in the
+    future."""
+    try:
+        cursor.execute(CHECK_TIME, {"time": time})
+        [[is_past, text]] = cursor.fetchall()
+    except DataError:
+        is_past = False
+    if not is_past:
+        raise OperatorError(
+            f"{option} must be a time in the past, for example '2026-11-26 14:30' or "
+            f"'yesterday', not '{time}'."
+        )
+    return str(text)

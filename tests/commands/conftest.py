@@ -1,5 +1,7 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -7,6 +9,8 @@ from psycopg2.extensions import cursor as Cursor
 
 from app import create_app
 from bulk_metadata.config import Config
+from bulk_metadata.db.history import disable_history, enable_history
+from tests.conftest import Post, connect
 
 Flask = Callable[..., Result]
 
@@ -15,8 +19,8 @@ def runner(config: Config, url: str) -> Flask:
     """Return a function that runs ``flask`` with its arguments on the database."""
     cli = create_app(replace(config, database_url=url)).test_cli_runner()
 
-    def flask(*arguments: str) -> Result:
-        return cli.invoke(args=arguments)
+    def flask(*arguments: str, input: str | None = None) -> Result:
+        return cli.invoke(args=arguments, input=input)
 
     return flask
 
@@ -25,3 +29,29 @@ def runner(config: Config, url: str) -> Flask:
 def flask(config: Config, owner_url: str, cursor: Cursor) -> Flask:
     """Run a command as the owner of the database, on empty tables."""
     return runner(config, owner_url)
+
+
+@pytest.fixture(scope="module")
+def history(owner_url: str, direct_url: str) -> Iterator[Cursor]:
+    """Enable the history. Return a cursor of the owner."""
+    with closing(connect(owner_url)) as connection, connection.cursor() as cursor:
+        enable_history(cursor)
+        yield cursor
+        disable_history(cursor)
+
+
+Send = Callable[..., None]
+
+
+@pytest.fixture
+def send(history: Cursor, post: Post) -> Send:
+    """Replace the metadata of devices by a request with this ID."""
+
+    def send(request_id: str, key: str | None = None, **devices: Any) -> None:
+        documents = {name: {"v": value} for name, value in devices.items()}
+        arguments = () if key is None else (key,)
+        headers = {"X-Request-ID": request_id}
+        response = post({"devices": documents}, *arguments, **headers)
+        assert response.status_code == 200
+
+    return send

@@ -17,7 +17,7 @@ import bulk_metadata
 from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
-from bulk_metadata.db.schema import apply_schema
+from bulk_metadata.db.schema import LOCK_SCHEMA, apply_schema
 from tests.commands.conftest import runner
 from tests.conftest import DATABASE, Organization, connect
 from tests.support.cluster import BINARIES
@@ -244,7 +244,8 @@ def test_upgrade_retries_lock_while_requests_succeed(
 def test_upgrade_without_lock_changes_nothing(
     database: str, current: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bulk_metadata.db.schema.LOCK_TIMEOUT", "100ms")
+    lock = LOCK_SCHEMA.replace("2s", "100ms")
+    monkeypatch.setattr("bulk_metadata.db.schema.LOCK_SCHEMA", lock)
     monkeypatch.setattr("bulk_metadata.commands.transaction.PAUSE", 0)
     with (
         closing(create_older(database, FIRST.read_text())) as owner,

@@ -1,0 +1,147 @@
+"""Queries of the history: the requests of an organization, the versions of a device."""
+
+from datetime import datetime
+
+from psycopg2.extensions import cursor as Cursor
+
+from bulk_metadata.core.json_text import JsonText, Struct
+from bulk_metadata.db.transaction import OperatorError
+
+
+class Request(Struct, rename="camel"):
+    """All requests of an API key with the same request ID."""
+
+    request_id: str
+    key_id: str | None
+    key_name: str | None
+    first_at: datetime
+    last_at: datetime
+    #: Devices that the request replaced, and those that still have its metadata.
+    devices: int
+    current: int
+
+
+# The recursion finds one request after the other, from the last change backwards. The
+# state of a device after an undo equals an earlier state: same_state lists the changes
+# that led to these states.
+LIST_REQUESTS = """
+WITH RECURSIVE newest AS (
+    SELECT NULL::bigint AS change_id, NULL AS request_id, NULL::uuid AS key_id,
+           '{}'::text[] AS found
+     UNION ALL
+    SELECT next.change_id, next.request_id, next.key_id, found || next.writer
+      FROM newest
+     CROSS JOIN LATERAL (
+           SELECT change_id, request_id, key_id, writer
+             FROM history_requests
+            CROSS JOIN LATERAL concat(key_id, ' ', request_id) AS writer
+            WHERE organization_id = %(organization_id)s
+              AND request_id IS NOT NULL
+              AND (newest.change_id IS NULL OR change_id < newest.change_id)
+              AND (%(since)s::timestamptz IS NULL OR changed_at >= %(since)s)
+              AND writer <> ALL (found)
+         ORDER BY change_id DESC
+            LIMIT 1) AS next
+     WHERE cardinality(found) < %(limit)s)
+SELECT newest.request_id, newest.key_id::text, api_keys.name, min(changed_at),
+       max(changed_at), count(DISTINCT device_id),
+       count(DISTINCT device_id) FILTER (
+           WHERE (devices.request_id, devices.key_id)
+                 IS NOT DISTINCT FROM (newest.request_id, newest.key_id)
+              OR devices.request_id LIKE 'undo-%%' AND EXISTS (
+                 WITH RECURSIVE same_state AS (
+                     (SELECT change_id, restores
+                        FROM history_versions
+                       WHERE device_id = devices.id
+                         AND organization_id = devices.organization_id
+                    ORDER BY change_id DESC
+                       LIMIT 1)
+                      UNION ALL
+                     SELECT previous.change_id, previous.restores
+                       FROM same_state
+                      CROSS JOIN LATERAL (
+                            SELECT change_id, restores
+                              FROM history_versions
+                             WHERE device_id = devices.id
+                               AND organization_id = devices.organization_id
+                               AND change_id < same_state.restores
+                          ORDER BY change_id DESC
+                             LIMIT 1) AS previous)
+                 SELECT
+                   FROM same_state
+                   JOIN history_requests AS writer USING (change_id)
+                  WHERE writer.organization_id = devices.organization_id
+                    AND writer.request_id = newest.request_id
+                    AND writer.key_id IS NOT DISTINCT FROM newest.key_id))
+  FROM newest
+  JOIN history_requests AS request
+    ON request.organization_id = %(organization_id)s
+   AND request.request_id = newest.request_id
+   AND request.key_id IS NOT DISTINCT FROM newest.key_id
+  CROSS JOIN LATERAL (
+       SELECT device_id
+         FROM history_versions
+        WHERE change_id = request.change_id
+          AND organization_id = %(organization_id)s
+       OFFSET 0) AS version
+  LEFT JOIN devices
+    ON devices.organization_id = %(organization_id)s
+   AND devices.id = version.device_id
+  LEFT JOIN api_keys ON api_keys.id = newest.key_id
+ GROUP BY newest.change_id, newest.request_id, newest.key_id, api_keys.name
+ ORDER BY newest.change_id DESC
+"""
+
+
+def list_requests(
+    cursor: Cursor, organization_id: str, since: str | None, limit: int
+) -> list[Request]:
+    """Return the requests that replaced metadata, newest first."""
+    values = {"organization_id": organization_id, "since": since, "limit": limit}
+    cursor.execute(LIST_REQUESTS, values)
+    return [Request(*row) for row in cursor.fetchall()]
+
+
+class Version(Struct, rename="camel"):
+    """A change of a device. Without a request ID, another program changed it."""
+
+    changed_at: datetime
+    request_id: str | None
+    key_id: str | None
+    key_name: str | None
+    previous_metadata: JsonText
+
+
+SELECT_DEVICE = """
+SELECT id::text, device_metadata::text
+  FROM devices
+ WHERE organization_id = %s
+   AND identifier = %s
+"""
+
+SELECT_VERSIONS = """
+  SELECT changed_at, request_id, key_id::text, api_keys.name, device_metadata::text
+    FROM history_versions
+    JOIN history_requests USING (organization_id, change_id)
+    LEFT JOIN api_keys ON api_keys.id = key_id
+   WHERE history_versions.organization_id = %s
+     AND device_id = %s
+ORDER BY change_id DESC
+"""
+
+
+def select_versions(
+    cursor: Cursor, organization_id: str, identifier: str
+) -> tuple[str, list[Version]]:
+    """Return the current metadata of a device as JSON text, and its changes, newest
+    first. Raises OperatorError if the device does not exist."""
+    cursor.execute(SELECT_DEVICE, (organization_id, identifier.strip()))
+    row = cursor.fetchone()
+    if row is None:
+        raise OperatorError(f'The device "{identifier}" does not exist.')
+    device_id, metadata = row
+    cursor.execute(SELECT_VERSIONS, (organization_id, device_id))
+    return metadata, [
+        Version(at, request_id, key_id, key_name, JsonText(previous.encode()))
+        for at, request_id, key_id, key_name, previous in cursor.fetchall()
+    ]
