@@ -1,4 +1,4 @@
-"""Step 1: a key stands for an organization, and any other key for nobody."""
+"""Authentication: valid API keys, and the same response for all others."""
 
 import pytest
 from flask import Flask
@@ -11,20 +11,20 @@ from tests.conftest import Organization, Post
 from tests.support.service import PATH
 
 UNAUTHORIZED = {"error": "Invalid or missing API key"}
-# Its checksum is right.
+# The checksum is valid.
 UNKNOWN = "tlm_0000000000000000000000000000000000000000959bb896"
 
 
-def wrong_keys(key: str) -> dict[str, str]:
+def invalid_keys(key: str) -> dict[str, str]:
     return {
         "empty": "",
         "unknown": UNKNOWN,
-        "cut": key[:-1],
+        "truncated": key[:-1],
         "longer": key + "0",
-        "mistyped": key[:-1] + ("0" if key[-1] != "0" else "1"),
+        "wrong checksum": key[:-1] + ("0" if key[-1] != "0" else "1"),
         "other case": key.upper(),
         "without its prefix": key.removeprefix("tlm_"),
-        "twice, as two headers are joined": f"{key},{key}",
+        "two headers, joined": f"{key},{key}",
         "not ASCII": "tlm_é\xff",
         "SQL": "' OR 1=1 --",
         "8 KB": "tlm_" + "a" * 8192,
@@ -34,11 +34,11 @@ def wrong_keys(key: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("case", wrong_keys("tlm_" + "0" * 48))
+@pytest.mark.parametrize("case", invalid_keys("tlm_" + "0" * 48))
 def test_invalid_key_is_rejected(case: str, post: Post, acme: Organization) -> None:
     acme.insert("SN-1")
     before = acme.rows()
-    response = post({"devices": {"SN-1": {}}}, key=wrong_keys(acme.key)[case])
+    response = post({"devices": {"SN-1": {}}}, key=invalid_keys(acme.key)[case])
     assert (response.status_code, response.json) == (401, UNAUTHORIZED)
     assert acme.rows() == before
 
@@ -99,5 +99,5 @@ def test_malformed_key_is_rejected_without_database() -> None:
     client = app.test_client()
     malformed = client.post(PATH, headers={"x-api-key": "tlm_mistyped"})
     assert (malformed.status_code, malformed.json) == (401, UNAUTHORIZED)
-    # With a right checksum the database is asked.
+    # With a valid checksum, the database is queried.
     assert client.post(PATH, headers={"x-api-key": UNKNOWN}).status_code == 500

@@ -1,8 +1,6 @@
-"""A dry run: what asks for one, the plain call's answer, and nothing written."""
+"""Dry runs: the parameter, the response, the log and the metrics."""
 
-import io
 import json
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,8 +12,6 @@ from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.api.request import is_dry_run
 from bulk_metadata.core.errors import ApiError
-from bulk_metadata.telemetry import access_log
-from tests.api.test_validation import REFUSED as REFUSED_BODIES
 from tests.conftest import Organization, Post
 from tests.db.test_upgrade import ROWS, select
 from tests.server.test_http import parsed
@@ -27,7 +23,7 @@ DEVICES = {"devices": {"SN-2": {"a": 1}, " SN-1\n": {}, "SN-3": {"b": 2}}}
 BOOLEAN = "dryRun must be true or false, not "
 ONCE = "dryRun must be given once"
 
-REFUSED_QUERIES = {
+UNCLEAR_QUERIES = {
     "dryRun": BOOLEAN + '""',
     "dryRun=": BOOLEAN + '""',
     "dryRun=yes": BOOLEAN + '"yes"',
@@ -76,12 +72,12 @@ REFUSED_QUERIES = {
         ";dryRun",
     )
 }
-REFUSED_QUERIES |= {
+UNCLEAR_QUERIES |= {
     "dry%20run=true": 'Unknown parameter "dry run": it is spelt dryRun',
     "dryRun%00=true": 'Unknown parameter "dryRun\0": it is spelt dryRun',
     "dryRun%FF=true": 'Unknown parameter "dryRun\ufffd": it is spelt dryRun',
     "dryRun%3Dtrue": 'Unknown parameter "dryRun=true": it is spelt dryRun',
-    # Whatever it is set to, and whatever else there is.
+    # With any value, and with another parameter.
     "dry_run=false": 'Unknown parameter "dry_run": it is spelt dryRun',
     "dry_run": 'Unknown parameter "dry_run": it is spelt dryRun',
     "dryRun=false&dry_run=true": 'Unknown parameter "dry_run": it is spelt dryRun',
@@ -117,7 +113,7 @@ def test_other_queries_request_no_dry_run(
     assert acme.updated() == {"SN-1"}
 
 
-@pytest.mark.parametrize("query", REFUSED_QUERIES, ids=lambda query: query[:30])
+@pytest.mark.parametrize("query", UNCLEAR_QUERIES, ids=lambda query: query[:30])
 def test_unclear_dry_run_parameter_is_rejected(
     query: str, post: Post, acme: Organization
 ) -> None:
@@ -126,23 +122,23 @@ def test_unclear_dry_run_parameter_is_rejected(
     response = post(DEVICES, query=query)
     assert (response.status_code, response.json) == (
         400,
-        {"error": REFUSED_QUERIES[query]},
+        {"error": UNCLEAR_QUERIES[query]},
     )
     assert acme.rows() == before
 
 
-NO_URL = {
+INVALID_BYTES = {
     b"dryRun=\xff": BOOLEAN + '"\ufffd"',
     b"dryRun=tr\xc3\xbce": BOOLEAN + '"trüe"',
     b"dryRun\xff=true": 'Unknown parameter "dryRun\ufffd": it is spelt dryRun',
 }
 
 
-@pytest.mark.parametrize("query", NO_URL, ids=repr)
+@pytest.mark.parametrize("query", INVALID_BYTES, ids=repr)
 def test_query_with_raw_bytes_is_rejected(
     query: bytes, service: Service, acme: Organization
 ) -> None:
-    """By gunicorn; and if another server lets them through, by ourselves."""
+    """gunicorn rejects them, and the application does if another server does not."""
     acme.insert("SN-1")
     before = acme.rows()
     body = b'{"devices": {"SN-1": {"a": 1}}}'
@@ -153,9 +149,9 @@ def test_query_with_raw_bytes_is_rejected(
     )
     assert parsed(raw) == (400, {"error": "Invalid HTTP request"})
     assert acme.rows() == before
-    with pytest.raises(ApiError) as refusal:
+    with pytest.raises(ApiError) as error:
         is_dry_run(query)
-    assert (refusal.value.status, refusal.value.message) == (400, NO_URL[query])
+    assert (error.value.status, error.value.message) == (400, INVALID_BYTES[query])
 
 
 def test_authentication_precedes_dry_run_parameter(client: FlaskClient) -> None:
@@ -196,16 +192,17 @@ def test_dry_run_response_matches_real_request(
     }
 
 
-def test_dry_run_of_impossible_identifiers(post: Post) -> None:
-    response = post({"devices": {"": {}, "\0": {}}}, query=DRY_RUN)
+@pytest.mark.parametrize("query", ["", DRY_RUN])
+def test_body_of_impossible_identifiers(query: str, post: Post) -> None:
+    response = post({"devices": {"": {}, "\0": {}}}, query=query)
     assert response.json is not None
-    assert (response.json["dryRun"], response.json["notFound"]) == (True, 2)
+    assert (response.json["updated"], response.json["notFound"]) == (0, 2)
 
 
 def test_dry_run_writes_nothing(
     post: Post, acme: Organization, globex: Organization, cursor: Cursor
 ) -> None:
-    """Not a byte of a row, of any table, and none is written anew."""
+    """No row of any table changes, and no row has a new version."""
     identifiers = [f"SN-{number}" for number in range(1000)]
     acme.insert(*identifiers, metadata={"old": True})
     globex.insert(*identifiers)
@@ -215,46 +212,33 @@ def test_dry_run_writes_nothing(
     assert response.json is not None
     assert response.json["updated"] == 1000
     assert select(cursor, ROWS) == before
-    # As it is, the plain call changes exactly Acme's devices.
+    # The real request changes only the devices of Acme.
     post(sent)
     assert len(set(before) - set(select(cursor, ROWS))) == 1000
-
-
-@pytest.mark.parametrize("case", REFUSED_BODIES)
-def test_dry_run_rejects_invalid_body(
-    case: str, post: Post, acme: Organization
-) -> None:
-    acme.insert("SN-1")
-    before = acme.rows()
-    body, sentence = REFUSED_BODIES[case]
-    response = post(body, query=DRY_RUN)
-    assert (response.status_code, response.json) == (400, {"error": sentence})
-    assert acme.rows() == before
 
 
 def test_concurrent_dry_runs_and_requests_do_not_mix(
     service: Service, acme: Organization
 ) -> None:
-    """Over the same devices, in opposite orders: what is stored comes from one call,
-    whole, and every answer says which of the two it is."""
+    """All update the same devices, in opposite orders. One real request wins."""
     identifiers = [f"SN-{number}" for number in range(100)]
     acme.insert(*identifiers)
 
-    def call(number: int) -> tuple[bool, int, Any]:
+    def send(number: int) -> tuple[bool, int, Any]:
         is_dry_run = number % 2 == 0
         order = identifiers[:: 1 if number % 4 < 2 else -1]
         metadata = {"number": number, "dryRun": is_dry_run}
-        answer = service.request(
+        response = service.request(
             json.dumps({"devices": dict.fromkeys(order, metadata)}),
             {"x-api-key": acme.key},
             path=f"{PATH}?{DRY_RUN}" if is_dry_run else PATH,
         )
-        return is_dry_run, answer.status, answer.json
+        return is_dry_run, response.status, response.json
 
     with ThreadPoolExecutor(8) as executor:
-        for is_dry_run, status, answer in executor.map(call, range(160)):
-            assert (status, answer.get("dryRun", False)) == (200, is_dry_run)
-            assert answer["updated"] == 100
+        for is_dry_run, status, result in executor.map(send, range(160)):
+            assert (status, result.get("dryRun", False)) == (200, is_dry_run)
+            assert result["updated"] == 100
     [stored] = {json.dumps(each) for each in acme.metadata().values()}
     assert json.loads(stored)["dryRun"] is False
 
@@ -264,9 +248,9 @@ def test_access_log_shows_dry_run(service: Service, acme: Organization) -> None:
     headers = {"x-api-key": acme.key}
     for request_id, query, body in (
         ("dry run", "?dryRun=true", json.dumps(DEVICES)),
-        ("refused dry run", "?dryRun=true", "{}"),
-        ("plain call", "?dryRun=false", json.dumps(DEVICES)),
-        ("neither", "?dryRun=maybe", json.dumps(DEVICES)),
+        ("invalid dry run", "?dryRun=true", "{}"),
+        ("real request", "?dryRun=false", json.dumps(DEVICES)),
+        ("unclear", "?dryRun=maybe", json.dumps(DEVICES)),
     ):
         service.request(
             body, {**headers, "X-Request-ID": request_id}, path=PATH + query
@@ -274,29 +258,10 @@ def test_access_log_shows_dry_run(service: Service, acme: Organization) -> None:
     lines = {line["requestId"]: line for line in service.requests}
     assert lines["dry run"]["dryRun"] is True
     assert (lines["dry run"]["updated"], lines["dry run"]["notFound"]) == (1, 2)
-    assert lines["refused dry run"]["dryRun"] is True
-    assert lines["plain call"]["updated"] == 1
-    assert "dryRun" not in lines["plain call"]
-    assert "dryRun" not in lines["neither"]
-
-
-def test_terminal_log_shows_dry_run(post: Post, acme: Organization) -> None:
-    acme.insert("SN-1")
-    shown = io.StringIO()
-    handler = logging.StreamHandler(shown)
-    handler.setFormatter(access_log.TextFormatter())
-    logger = logging.getLogger("bulk_metadata.telemetry.access_log")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        post(DEVICES, query=DRY_RUN)
-        post(DEVICES)
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(logging.NOTSET)
-    dry, plain = shown.getvalue().splitlines()
-    assert f" POST {PATH} 200 3 devices 1 would be updated " in dry
-    assert f" POST {PATH} 200 3 devices 1 updated " in plain
+    assert lines["invalid dry run"]["dryRun"] is True
+    assert lines["real request"]["updated"] == 1
+    assert "dryRun" not in lines["real request"]
+    assert "dryRun" not in lines["unclear"]
 
 
 def sample(name: str, **labels: str) -> float:
@@ -315,17 +280,17 @@ def counted() -> dict[str, float]:
 
 
 def test_metrics_count_dry_run_without_devices(post: Post, acme: Organization) -> None:
-    def more(call: Callable[[], object]) -> dict[str, float]:
+    def increase(send: Callable[[], object]) -> dict[str, float]:
         before = counted()
-        call()
+        send()
         return {name: value - before[name] for name, value in counted().items()}
 
     acme.insert("SN-1")
     request = dict.fromkeys(
         ["requests", "durations", "sizes", "times in PostgreSQL"], 1
     )
-    assert more(lambda: post(DEVICES, query=DRY_RUN)) == request | {
+    assert increase(lambda: post(DEVICES, query=DRY_RUN)) == request | {
         "updated": 0,
         "not found": 0,
     }
-    assert more(lambda: post(DEVICES)) == request | {"updated": 1, "not found": 2}
+    assert increase(lambda: post(DEVICES)) == request | {"updated": 1, "not found": 2}

@@ -1,4 +1,4 @@
-"""What becomes of an error: JSON, one sentence, nothing leaked, and the log told."""
+"""Error responses: routing errors, and failures that are only logged."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Whatever two organizations send, the database ends up as a dictionary would."""
+"""Random requests of two organizations, compared with a model of dictionaries."""
 
 import json
 from decimal import Decimal
@@ -14,7 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 from tests.conftest import Organization
 from tests.support.service import PATH
 
-# Names that exist, and neighbours that trimming, case or normalisation could mix up.
+# Identifiers, including some that differ in case, trimming or normalization.
 EXISTING = ["SN-1", "SN-2", "sn-1", "é", "e\u0301", "10", "9", "%s", "\\", "🚚"]
 PADDING = st.text(" \t\n\u00a0\u3000", max_size=2)
 IDENTIFIERS = st.one_of(
@@ -44,9 +44,9 @@ VALUES = st.recursive(
 DOCUMENTS = st.lists(st.tuples(STRINGS, VALUES), max_size=3).map(
     lambda items: "{" + ",".join(f"{name}:{value}" for name, value in items) + "}"
 )
-# Mostly documents, now and then a value that is none.
+# Mostly objects, sometimes another value.
 METADATA = st.one_of(DOCUMENTS, DOCUMENTS, DOCUMENTS, VALUES)
-CALLS = st.lists(
+REQUESTS = st.lists(
     st.tuples(
         st.sampled_from(["Acme", "Globex"]),
         st.lists(st.tuples(IDENTIFIERS, METADATA), max_size=6),
@@ -57,7 +57,7 @@ CALLS = st.lists(
 
 
 class OutOfRangeError(Exception):
-    """A number that the contract refuses."""
+    """A number that the contract rejects."""
 
 
 def number(text: str) -> Decimal:
@@ -82,7 +82,7 @@ def has_nul(value: Any) -> bool:
 
 
 def reason_against(text: str) -> str | None:
-    # What is repeated in the text is refused as well, although the last one wins.
+    # Members that a later one replaces are checked, too.
     if has_nul(json.loads(text, object_pairs_hook=lambda pairs: [list(pairs)])):
         return "must not contain the NUL character"
     try:
@@ -96,7 +96,7 @@ Model = dict[str, dict[str, Any]]
 
 
 def expected(devices: Model, ids: dict[str, str], entries: Any) -> tuple[int, Any]:
-    """Return the answer to a call, and apply it to the model."""
+    """Return the response to a request, and apply the request to the model."""
     sent: dict[str, str] = {}
     for key, text in dict(entries).items():
         sent[key.strip()] = text
@@ -136,9 +136,9 @@ def expected(devices: Model, ids: dict[str, str], entries: Any) -> tuple[int, An
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(calls=CALLS)
+@given(requests=REQUESTS)
 def test_requests_match_dictionary_model(
-    calls: list[Any], client: FlaskClient, cursor: Cursor
+    requests: list[Any], client: FlaskClient, cursor: Cursor
 ) -> None:
     organizations = {
         name: Organization(cursor, f"{name} {uuid4()}") for name in ("Acme", "Globex")
@@ -148,7 +148,7 @@ def test_requests_match_dictionary_model(
     models: dict[str, Model] = {
         name: organization.metadata() for name, organization in organizations.items()
     }
-    for name, entries in calls:
+    for name, entries in requests:
         organization = organizations[name]
         body = ",".join(f"{json.dumps(key)}: {text}" for key, text in entries)
         response = client.post(

@@ -1,4 +1,4 @@
-"""Step 2: what is valid JSON, and how much of it is taken."""
+"""Reading the request: valid JSON, the body size, and disconnected clients."""
 
 import json
 import socket
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 INVALID = {"error": "Invalid JSON payload"}
 
-# Everything that RFC 8259 does not allow, at the places where a parser may be lax.
+# Bodies that RFC 8259 does not allow, but some parsers accept.
 NOT_JSON = {
     "nothing": b"",
     "white space": b" \r\n\t",
@@ -31,11 +31,11 @@ NOT_JSON = {
     "trailing comma in metadata": b'{"devices": {"SN-1": {"a": [1,]}}}',
     "single quotes": b"{'devices': {'SN-1': {}}}",
     "unquoted key": b"{devices: {}}",
-    "comment": b'{"devices": {"SN-1": {}}} // all of them',
+    "comment": b'{"devices": {"SN-1": {}}} // comment',
     "NaN": b'{"devices": {"SN-1": {"a": NaN}}}',
     "Infinity": b'{"devices": {"SN-1": {"a": Infinity}}}',
     "-Infinity": b'{"devices": {"SN-1": {"a": -Infinity}}}',
-    "NaN beside devices": b'{"devices": {"SN-1": {}}, "a": NaN}',
+    "NaN outside devices": b'{"devices": {"SN-1": {}}, "a": NaN}',
     "leading zero": b'{"devices": {"SN-1": {"a": 01}}}',
     "leading plus": b'{"devices": {"SN-1": {"a": +1}}}',
     "no digit after the point": b'{"devices": {"SN-1": {"a": 1.}}}',
@@ -54,11 +54,11 @@ NOT_JSON = {
     "surrogate and letter": b'{"devices": {"SN-1": {"a": "\\ud800\\u0041"}}}',
     "surrogate in a member name": b'{"devices": {"SN-1": {"\\ud800": 1}}}',
     "surrogate in an identifier": b'{"devices": {"\\ud800": {}}}',
-    "surrogate beside devices": b'{"\\ud800": 1, "devices": {"SN-1": {}}}',
+    "surrogate outside devices": b'{"\\ud800": 1, "devices": {"SN-1": {}}}',
     "surrogate encoded": b'{"devices": {"SN-1": {"a": "\xed\xa0\x80"}}}',
     "not UTF-8 in a string": b'{"devices": {"SN-1": {"a": "\xff"}}}',
     "not UTF-8 in an identifier": b'{"devices": {"SN-\xff": {}}}',
-    "not UTF-8 beside devices": b'{"devices": {"SN-1": {}}, "a": "\xff"}',
+    "not UTF-8 outside devices": b'{"devices": {"SN-1": {}}, "a": "\xff"}',
     "overlong UTF-8": b'{"devices": {"SN-1": {"a": "\xc0\xaf"}}}',
     "latin-1": '{"devices": {"SN-1": {"a": "é"}}}'.encode("latin-1"),
     "UTF-16": '{"devices": {"SN-1": {}}}'.encode("utf-16"),
@@ -74,7 +74,7 @@ NOT_JSON = {
     "100,000 levels of objects": (
         b'{"devices": {"SN-1": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_002
     ),
-    "100,000 levels beside devices": (
+    "100,000 levels outside devices": (
         b'{"devices": {"SN-1": {}}, "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     ),
     "a million brackets": b"[" * 1_000_000,
@@ -109,8 +109,7 @@ def test_deep_metadata_is_stored(
 def test_any_depth_is_stored_or_rejected(
     first: str, post: Post, acme: Organization
 ) -> None:
-    """Whatever the limit is; where "devices" stands twice it is parsed twice, and the
-    second pass stands some calls deeper."""
+    """The limit depends on the stack: a repeated "devices" is parsed again, deeper."""
     acme.insert("SN-1")
     start = "{" + first + '"devices": {"SN-1": {"a": '
     statuses = [
@@ -124,7 +123,6 @@ def test_any_depth_is_stored_or_rejected(
 def test_depth_beyond_postgresql_limit_is_rejected(
     acme: Organization, config: Config, owner_url: str
 ) -> None:
-    """Python's parser may go deeper than PostgreSQL's, which has its own limit."""
     acme.insert("SN-1")
     before = acme.rows()
     url = make_dsn(owner_url, options="-c max_stack_depth=100kB")

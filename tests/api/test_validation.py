@@ -1,4 +1,4 @@
-"""Step 3: what a valid request is, and the exact words for each way it is not."""
+"""Validation: the error message of each invalid body, and bodies that are valid."""
 
 import json
 from typing import Any
@@ -21,10 +21,10 @@ RANGE = "number out of range"
 
 ONE_TOO_MANY: dict[str, Any] = {f"SN-{number}": {} for number in range(1001)}
 
-REFUSED: dict[str, tuple[Any, str]] = {
+INVALID_BODIES: dict[str, tuple[Any, str]] = {
     # not an object, or devices missing or of another type
     "an array": ([], REQUIRED),
-    "an array of the right thing": ([{"devices": {"SN-1": {}}}], REQUIRED),
+    "an array of a valid body": ([{"devices": {"SN-1": {}}}], REQUIRED),
     "null": ("null", REQUIRED),
     "true": ("true", REQUIRED),
     "a number": ("1", REQUIRED),
@@ -38,14 +38,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "devices a string": ({"devices": "SN-1"}, REQUIRED),
     "devices an array": ({"devices": [{"SN-1": {}}]}, REQUIRED),
     "devices an empty array": ({"devices": []}, REQUIRED),
-    "the last devices null": ('{"devices": {"SN-1": {}}, "devices": null}', REQUIRED),
+    "devices, then devices null": (
+        '{"devices": {"SN-1": {}}, "devices": null}',
+        REQUIRED,
+    ),
     # {}
     "no entry": ({"devices": {}}, EMPTY),
-    "the last devices empty": ('{"devices": {"SN-1": {}}, "devices": {}}', EMPTY),
+    "devices, then devices empty": ('{"devices": {"SN-1": {}}, "devices": {}}', EMPTY),
     # more than 1,000 entries
     "1,001 entries": ({"devices": ONE_TOO_MANY}, TOO_MANY),
-    "1,001 entries, one bad": ({"devices": {**ONE_TOO_MANY, "SN-0": 1}}, TOO_MANY),
-    "1,001 keys that are one after trimming": (
+    "1,001 entries, one invalid": ({"devices": {**ONE_TOO_MANY, "SN-0": 1}}, TOO_MANY),
+    "1,001 keys that are equal after trimming": (
         {"devices": {" " * spaces + "SN-1": {} for spaces in range(1001)}},
         TOO_MANY,
     ),
@@ -55,32 +58,32 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "metadata a number": ({"devices": {"SN-1": 1}}, invalid("SN-1")),
     "metadata a string": ({"devices": {"SN-1": "{}"}}, invalid("SN-1")),
     "metadata an array": ({"devices": {"SN-1": [{}]}}, invalid("SN-1")),
-    "the first bad one, in the body's order": (
+    "the first invalid value in body order": (
         {"devices": {"SN-3": {}, "SN-2": 1, "SN-1": None}},
         invalid("SN-2"),
     ),
-    "an identifier to trim": ({"devices": {"\t SN-1\u00a0": 1}}, invalid("SN-1")),
-    "no identifier at all": ({"devices": {" ": 1}}, invalid("")),
+    "a trimmed identifier": ({"devices": {"\t SN-1\u00a0": 1}}, invalid("SN-1")),
+    "an empty identifier": ({"devices": {" ": 1}}, invalid("")),
     "a quote in the identifier": ({"devices": {'S"N': 1}}, invalid('S"N')),
     "braces in the identifier": ({"devices": {"{0}{x}%s": 1}}, invalid("{0}{x}%s")),
     "an emoji in the identifier": ({"devices": {"🚚": 1}}, invalid("🚚")),
-    "a bad value for a device that does not exist": (
+    "an invalid value for an unknown device": (
         {"devices": {"SN-UNKNOWN": 1}},
         invalid("SN-UNKNOWN"),
     ),
-    "a bad value, later repeated well, at its place": (
+    "an invalid value, replaced by a valid one, before another": (
         '{"devices": {"SN-1": 1, "SN-2": 2, "SN-1": {}}}',
         invalid("SN-2"),
     ),
-    "a good value, later repeated badly": (
+    "a valid value, replaced by an invalid one": (
         '{"devices": {"SN-1": {}, " SN-1": 1}}',
         invalid("SN-1"),
     ),
-    # an object that PostgreSQL cannot hold
+    # an object that PostgreSQL cannot store
     "NUL in a string": ({"devices": {"SN-1": {"a": "x\0"}}}, invalid("SN-1", NUL)),
     "NUL in a member name": ({"devices": {"SN-1": {"\0": 1}}}, invalid("SN-1", NUL)),
-    "NUL far down": ({"devices": {"SN-1": {"a": [{"b": "\0"}]}}}, invalid("SN-1", NUL)),
-    "NUL behind a backslash": (
+    "nested NUL": ({"devices": {"SN-1": {"a": [{"b": "\0"}]}}}, invalid("SN-1", NUL)),
+    "NUL after a backslash": (
         r'{"devices": {"SN-1": {"a": "\\\u0000"}}}',
         invalid("SN-1", NUL),
     ),
@@ -88,20 +91,23 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"devices": {"SN-3": {}, "SN-2": {"a": "\0"}, "SN-1": {"a": "\0"}}},
         invalid("SN-2", NUL),
     ),
-    "a value that is no object comes before one with NUL": (
+    "a value of another type before NUL": (
         {"devices": {"SN-1": {"a": "\0"}, "SN-2": 1}},
         invalid("SN-2"),
     ),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_invalid_body_is_rejected(case: str, post: Post, acme: Organization) -> None:
+@pytest.mark.parametrize("query", ["", "dryRun=true"])
+@pytest.mark.parametrize("case", INVALID_BODIES)
+def test_invalid_body_is_rejected(
+    case: str, query: str, post: Post, acme: Organization
+) -> None:
     acme.insert("SN-1", "SN-2", "SN-3")
     before = acme.rows()
-    body, sentence = REFUSED[case]
-    response = post(body)
-    assert (response.status_code, response.json) == (400, {"error": sentence})
+    body, message = INVALID_BODIES[case]
+    response = post(body, query=query)
+    assert (response.status_code, response.json) == (400, {"error": message})
     assert acme.rows() == before
 
 
@@ -141,31 +147,30 @@ def test_number_out_of_range_is_rejected(
     assert acme.rows() == before
 
 
-@pytest.mark.parametrize("behind", [",", "]", "}", " ", "\t", "\n", "\r"])
+@pytest.mark.parametrize("delimiter", [",", "]", "}", " ", "\t", "\n", "\r"])
 @pytest.mark.parametrize("number", ["1e400", "-1E+400", "1.5e-00400"])
 def test_number_is_checked_before_any_delimiter(
-    number: str, behind: str, post: Post, acme: Organization
+    number: str, delimiter: str, post: Post, acme: Organization
 ) -> None:
-    """Everything in JSON that may follow a number."""
     ends = {",": ', "b": 1}', "]": "]}", "}": "}"}
-    start = "[" if behind == "]" else ""
-    metadata = f'{{"a": {start}{number}' + ends.get(behind, behind + "}")
+    start = "[" if delimiter == "]" else ""
+    metadata = f'{{"a": {start}{number}' + ends.get(delimiter, delimiter + "}")
     response = post(f'{{"devices": {{"SN-1": {metadata}}}}}')
     assert response.status_code == 400
     assert response.json == {"error": invalid("SN-1", RANGE)}
 
 
-@pytest.mark.parametrize("place", [0, 49, 50, 51, 500, 998])
+@pytest.mark.parametrize("position", [0, 49, 50, 51, 500, 998])
 def test_first_invalid_device_is_named(
-    place: int, post: Post, acme: Organization
+    position: int, post: Post, acme: Organization
 ) -> None:
     documents = ['{"a": "1e234-5e678"}'] * 1000
-    documents[place] = '{"a": 1e309}'
-    documents[place + 1] = '{"a": "\\u0000"}'
+    documents[position] = '{"a": 1e309}'
+    documents[position + 1] = '{"a": "\\u0000"}'
     devices = ",".join(f'"SN-{n}": {text}' for n, text in enumerate(documents))
     response = post(f'{{"devices": {{{devices}}}}}')
     assert response.status_code == 400
-    assert response.json == {"error": invalid(f"SN-{place}", RANGE)}
+    assert response.json == {"error": invalid(f"SN-{position}", RANGE)}
 
 
 @pytest.mark.parametrize(
@@ -201,7 +206,7 @@ def test_number_in_range_is_stored_exactly(
     assert acme.cursor.fetchall() == [(True,)]
 
 
-# What looks like NUL or like a number out of range, and is neither.
+# Strings that resemble NUL or a number out of range.
 HARMLESS = [
     r'{"a": "\\u0000"}',
     r'{"a": "\\\\u0000 \\"}',

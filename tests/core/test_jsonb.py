@@ -1,4 +1,4 @@
-"""What jsonb can hold: our judgement is PostgreSQL's own, but for exponents."""
+"""Limits of jsonb, compared with PostgreSQL."""
 
 import json
 import tracemalloc
@@ -11,7 +11,7 @@ from psycopg2.extensions import connection as Connection
 from bulk_metadata.core.jsonb import may_violate, violation
 
 EXPONENTS = st.one_of(st.just(0), st.integers(-310, 310), st.sampled_from([308, -308]))
-# Around numeric's limits of 131,072 digits before the point and 16,383 behind it.
+# Near the limits of numeric: 131,072 digits before the point, 16,383 after it.
 WHOLE = st.one_of(st.integers(1, 9), st.integers(130_700, 131_400))
 FRACTION = st.one_of(st.integers(0, 9), st.integers(16_000, 16_800))
 
@@ -72,7 +72,7 @@ def test_strings_are_not_taken_for_numbers(
 
 
 def test_common_metadata_passes_fast_check() -> None:
-    """What has e and digits in it, like a UUID, is not looked at twice."""
+    """UUIDs and versions contain digits and the letter e."""
     text = (
         "0e123456-7e89-4e00-9e99-1e2345678901",
         "e" * 9 + "123",
@@ -83,7 +83,7 @@ def test_common_metadata_passes_fast_check() -> None:
 
 
 def test_long_string_needs_no_backtracking_memory() -> None:
-    """A pattern that could backtrack into a long string would need gigabytes."""
+    """A pattern that backtracks into a long string would need gigabytes."""
     text = b'\\"\\\\' * 2_000_000 + b"1e999" + b"x" * 2_000_000
     document = b'{"a": "' + text + b'"}'
     tracemalloc.start()

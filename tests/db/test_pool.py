@@ -1,4 +1,4 @@
-"""The pool: what it tries again, what it gives up, and that it never keeps a place."""
+"""The connection pool: reconnecting, retries and timeouts."""
 
 import logging
 import os
@@ -80,34 +80,34 @@ def test_query_fails_after_two_broken_connections(database: Database) -> None:
     deaths: list[int] = []
     with pytest.raises(DatabaseError, match=r"57P01|server closed the connection"):
         database.run(die)
-    # Once on the connection from the pool, once on a new one; and the place is free.
+    # The second attempt has a new connection. The slot of the pool is free again.
     assert len(set(deaths)) == 2
     database.run(backend_pid)
 
 
 def test_silently_broken_connection_is_replaced(database: Database) -> None:
-    """As when the server crashes: psycopg2 does not notice at the first error."""
+    """psycopg2 does not notice a crash of the server at the first error."""
 
-    def hang_up(cursor: Cursor) -> str:
+    def break_socket(cursor: Cursor) -> str:
         if not broken:
             broken.append(True)
             with socket.socket(fileno=os.dup(cursor.connection.fileno())) as wire:
                 wire.shutdown(socket.SHUT_RDWR)
         cursor.execute("SELECT 'done'")
-        [[answer]] = cursor.fetchall()
-        return str(answer)
+        [[result]] = cursor.fetchall()
+        return str(result)
 
     database.run(backend_pid)
     broken: list[bool] = []
     before = retries("connection")
-    assert database.run(hang_up) == "done"
+    assert database.run(break_socket) == "done"
     assert retries("connection") == before + 1
 
 
 def test_connection_to_read_only_server_is_closed(
     database: Database, cursor: Cursor
 ) -> None:
-    """Another host of DATABASE_URL may write, or the same one again."""
+    """Another host in DATABASE_URL may be writable, or the same one later."""
 
     def write(cursor: Cursor) -> None:
         cursor.execute(
@@ -123,17 +123,17 @@ def test_connection_to_read_only_server_is_closed(
 def test_missing_response_times_out(
     config: Config, cursor: Cursor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that is frozen keeps none of its own limits."""
+    """A suspended server does not enforce its timeouts."""
     database = Database(
         replace(config, lock_timeout=1, statement_timeout=2, answer_timeout=3)
     )
 
-    def freeze(cursor: Cursor) -> None:
-        # In one transaction: behind a pooler the next one is anybody's.
+    def hang(cursor: Cursor) -> None:
+        # One message: a pooler may use another session for the next one.
         cursor.execute("SET LOCAL statement_timeout = 0; SELECT pg_sleep(60)")
 
     with pytest.raises(DatabaseError):
-        database.run(freeze)
+        database.run(hang)
     assert "PostgreSQL did not respond within 3 s" in caplog.text
     database.run(backend_pid)
     cursor.execute(KILL)
@@ -142,33 +142,33 @@ def test_missing_response_times_out(
 def test_no_retry_after_timeout(config: Config) -> None:
     database = Database(replace(config, lock_timeout=1, statement_timeout=2))
 
-    def meet(cursor: Cursor) -> None:
-        met.append(True)
+    def collide(cursor: Cursor) -> None:
+        attempts.append(True)
         cursor.execute(
             "SET LOCAL statement_timeout = 0;"
             "DO 'BEGIN PERFORM pg_sleep(2.1); RAISE SQLSTATE ''40P01''; END'"
         )
 
-    met: list[bool] = []
+    attempts: list[bool] = []
     with pytest.raises(DatabaseError, match="40P01"):
-        database.run(meet)
-    assert len(met) == 1
+        database.run(collide)
+    assert len(attempts) == 1
 
 
 def conflict(state: str, times: int) -> Callable[[Cursor], str]:
-    """Return a query that meets a conflict, raised by the server, so many times."""
+    """Return a query that fails with a conflict in its first attempts."""
     conflicts = iter([state] * times)
 
     def query(cursor: Cursor) -> str:
-        for met in conflicts:
-            cursor.execute(f"DO 'BEGIN RAISE SQLSTATE ''{met}''; END'")
+        for state in conflicts:
+            cursor.execute(f"DO 'BEGIN RAISE SQLSTATE ''{state}''; END'")
         return "done"
 
     return query
 
 
 def retries(cause: str) -> float:
-    """Return how many have been counted."""
+    """Return the value of the metric."""
     name = "bulk_metadata_retries_total"
     return REGISTRY.get_sample_value(name, {"cause": cause}) or 0
 
@@ -197,7 +197,7 @@ def test_slow_statement_is_canceled(config: Config) -> None:
         database.run(lambda cursor: cursor.execute("SELECT pg_sleep(20)"))
 
 
-def call(config: Config, acme: Organization) -> tuple[int, object]:
+def send(config: Config, acme: Organization) -> tuple[int, object]:
     response = (
         create_app(config)
         .test_client()
@@ -224,11 +224,11 @@ def test_locked_row_times_out_without_residue(
     with other.cursor() as locker:
         locker.execute("SELECT FROM devices FOR UPDATE")
         with caplog.at_level(logging.ERROR):
-            assert call(replace(config, lock_timeout=1), acme) == FAILURE
+            assert send(replace(config, lock_timeout=1), acme) == FAILURE
     assert "55P03: canceling statement due to lock timeout" in caplog.text
     assert acme.rows() == before
     other.rollback()
-    assert call(config, acme)[0] == 200
+    assert send(config, acme)[0] == 200
 
 
 def test_exhausted_pool_times_out(config: Config) -> None:
@@ -247,7 +247,7 @@ def test_request_fails_if_database_is_down(
 ) -> None:
     with caplog.at_level(logging.ERROR):
         down = replace(config, database_url="postgresql://127.0.0.1:1/down")
-        assert call(down, acme) == FAILURE
+        assert send(down, acme) == FAILURE
     assert "Connection refused" in caplog.text
 
 

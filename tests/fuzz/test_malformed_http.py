@@ -15,7 +15,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from tests.api.test_request import INVALID, NOT_JSON
-from tests.api.test_validation import HARMLESS, REFUSED
+from tests.api.test_validation import HARMLESS, INVALID_BODIES
 from tests.conftest import Organization
 from tests.random_search import examples
 from tests.support.service import PATH, Answer, Service
@@ -35,7 +35,7 @@ HOSTILE = {
     **{case: (body, INVALID) for case, body in NOT_JSON.items()},
     **{
         case: (encoded(body), {"error": message})
-        for case, (body, message) in REFUSED.items()
+        for case, (body, message) in INVALID_BODIES.items()
     },
 }
 VALID = [

@@ -25,7 +25,7 @@ SCHEMA = schemathesis.openapi.from_dict(DESCRIPTION)
 
 
 def contents() -> list[dict[str, Any]]:
-    """Return what the description says of each body, the request's and the answers'."""
+    """Return the descriptions of the request body and of the response bodies."""
     bodies = [OPERATION["requestBody"], *OPERATION["responses"].values()]
     return [body["content"]["application/json"] for body in bodies]
 
@@ -45,17 +45,17 @@ def test_openapi_examples_match_schemas() -> None:
 
 
 def test_openapi_messages_match_readme() -> None:
-    sentences = {
+    messages = {
         example["value"]["error"]: int(status)
         for status, response in OPERATION["responses"].items()
         if status != "200"
         for example in response["content"]["application/json"]["examples"].values()
     }
-    assert sentences == ERRORS
+    assert messages == ERRORS
 
 
 def identifiers(case: Case[Any]) -> list[str]:
-    """Return the identifiers that a call names, if it is one, and that can exist."""
+    """Return the identifiers in the body that a device can have."""
     devices = case.body.get("devices") if isinstance(case.body, dict) else None
     names = {name.strip() for name in devices} if isinstance(devices, dict) else set()
     return sorted(
@@ -66,14 +66,13 @@ def identifiers(case: Case[Any]) -> list[str]:
 
 
 def is_excused(response: Response) -> bool:
-    """Tell whether a call was refused for what a schema cannot forbid: a character at
-    any depth, or a way to write a number."""
-    body, sentence = response.request.body, response.json().get("error", "")
+    """Return whether the request has an error that a JSON schema cannot express."""
+    body, message = response.request.body, response.json().get("error", "")
     if not isinstance(body, bytes):
         return False
-    if sentence.endswith("must not contain the NUL character"):
+    if message.endswith("must not contain the NUL character"):
         return b"\\u0000" in body
-    if sentence.endswith("number out of range"):
+    if message.endswith("number out of range"):
         return re.search(rb"[0-9]e-3[0-9]{2}", body) is not None
     return False
 
@@ -82,17 +81,15 @@ def is_excused(response: Response) -> bool:
 def test_generated_requests_match_openapi(
     case: Case[Any], service: Service, acme: Organization, globex: Organization
 ) -> None:
-    """Valid calls and invalid ones, with every check that schemathesis has.
+    """Send valid and invalid requests, with all checks of schemathesis.
 
-    Only positive_data_acceptance is off for calls that are excused, and
-    negative_data_rejection for those with parameters that are ignored: OpenAPI has no
-    word for that.
+    OpenAPI cannot express ignored parameters, so such requests may be accepted.
     """
     acme.cursor.execute("DELETE FROM devices")
-    # Every other device of the call exists, and all of them elsewhere.
+    # Every second device exists, and all exist in the other organization.
     existing = identifiers(case)[::2]
-    acme.insert("one that no call names", *existing)
-    globex.insert("one that no call names", *identifiers(case))
+    acme.insert("not in any request", *existing)
+    globex.insert("not in any request", *identifiers(case))
     before = globex.rows()
     url, key = f"http://127.0.0.1:{service.port}", {"x-api-key": acme.key}
     options: dict[str, Any] = {"base_url": url, "headers": key, "timeout": 30}

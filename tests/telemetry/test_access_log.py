@@ -1,4 +1,4 @@
-"""The log of requests, and the id that leads from an answer to its line."""
+"""The access log, and the request ID that connects a response to its entry."""
 
 import io
 import logging
@@ -27,8 +27,8 @@ def test_request_is_logged(service: Service, acme: Organization) -> None:
     acme.insert("SN-1", "SN-2")
     body = '{"devices": {"SN-1": {"a": "private"}, "SN-2": {}, "SN-3": {}}}'
     headers = {"x-api-key": acme.key, "X-Request-ID": "night job, 1st try"}
-    answer = service.request(body, headers, path=PATH + "?key=secret")
-    assert answer.headers["X-Request-ID"] == "night job, 1st try"
+    response = service.request(body, headers, path=PATH + "?key=secret")
+    assert response.headers["X-Request-ID"] == "night job, 1st try"
     [line] = lines(service, "night job, 1st try")
     acme.cursor.execute(
         "SELECT id FROM api_keys WHERE organization_id = %s", (acme.id,)
@@ -95,10 +95,10 @@ def test_traceback_of_failure_is_logged(
 ) -> None:
     down = "postgresql://127.0.0.1:1/down"
     with run_service(tmp_path / "log", DATABASE_URL=down) as service:
-        answer = service.request("{}", {"x-api-key": acme.key})
+        response = service.request("{}", {"x-api-key": acme.key})
         [line] = service.requests
-    assert answer.status == 500
-    assert answer.headers["X-Request-ID"] == line["requestId"]
+    assert response.status == 500
+    assert response.headers["X-Request-ID"] == line["requestId"]
     assert (line["level"], line["status"]) == ("error", 500)
     assert line["exception"].startswith("Traceback (most recent call last):\n")
     assert "Connection refused" in line["exception"]
@@ -112,20 +112,20 @@ def test_valid_request_id_is_kept(client: FlaskClient, request_id: str) -> None:
 
 @pytest.mark.parametrize("request_id", ["", "~" * 129, "\xe9", "a\tb", "tlm_0123"])
 def test_invalid_request_id_is_replaced(client: FlaskClient, request_id: str) -> None:
-    answers = [
+    responses = [
         client.post(PATH, headers={"X-Request-ID": request_id}),
         client.post(PATH, headers={"X-Request-ID": request_id}),
         client.get("/elsewhere"),
         client.get("/healthz"),
     ]
-    made = {answer.headers["X-Request-ID"] for answer in answers}
+    made = {response.headers["X-Request-ID"] for response in responses}
     assert len(made) == 4
     for each in made:
         assert re.fullmatch("[0-9a-f]{32}", each)
 
 
 class Terminal(io.StringIO):
-    """What a person sees."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -133,7 +133,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    """A terminal that the log is written to."""
+    """A terminal that receives the access log."""
     logger = logging.getLogger("bulk_metadata.telemetry.access_log")
     terminal = Terminal()
     access_log.set_up(terminal)
@@ -152,14 +152,16 @@ def test_terminal_log_is_text(
 ) -> None:
     acme.insert("SN-1")
     post({"devices": {"SN-1": {}, "SN-2": {}}})
+    post({"devices": {"SN-1": {}, "SN-2": {}}}, query="dryRun=true")
     post({"devices": {}})
     client.get("/%1b[2J")
     down = replace(config, database_url="postgresql://127.0.0.1:1/down")
     create_app(down).test_client().post(PATH, headers={"x-api-key": acme.key})
     seen = re.sub(r"\d\d:\d\d:\d\d |[\d.]+ ms", "-", terminal.getvalue())
     shown = seen.splitlines()
-    assert shown[:5] == [
+    assert shown[:6] == [
         f"-POST {PATH} 200 2 devices 1 updated -",
+        f"-POST {PATH} 200 2 devices 1 would be updated -",
         f"-POST {PATH} 400 -",
         "-GET '/\\x1b[2J' 404 -",
         f"-POST {PATH} 500 - ",
