@@ -29,6 +29,7 @@ class ClosingRequest(Request):
 
     unreader: RequestReader
     body: Any
+    _closes: bool | None = None
 
     def set_body_reader(self) -> None:
         """Determine how the body is framed."""
@@ -37,9 +38,13 @@ class ClosingRequest(Request):
 
     def should_close(self) -> bool:
         """Return whether the connection is closed after the response."""
-        if not super().should_close() and not self.unreader.discard(self.body):
-            self.force_close()
-        return super().should_close()
+        # gunicorn asks three times: for the header, after the response, and before the
+        # next request.
+        if self._closes is None:
+            self._closes = super().should_close() or not self.unreader.discard(
+                self.body
+            )
+        return self._closes
 
 
 class Parser(RequestParser):
