@@ -1,65 +1,84 @@
-"""A Citus cluster for the tests, where there is one to be had."""
+"""A Citus cluster for the tests: a coordinator and two worker nodes."""
 
 import os
-import time
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
-import psycopg2
 import pytest
-from testcontainers.community.postgres import PostgresContainer
-from testcontainers.core.network import Network
 
-from tests.support.postgres import can_run
+from tests.support.cluster import Cluster
+from tests.support.waiting import free_port
 
-# What a container runs unless TEST_CITUS_IMAGE says otherwise.
-IMAGE = "citusdata/citus:14.0"
-WORKERS = ("worker-1", "worker-2")
+SETTINGS = {
+    "shared_preload_libraries": "citus",
+    # Required to move shards.
+    "wal_level": "logical",
+    "citus.node_conninfo": "sslmode=disable",
+}
+
+
+class CitusCluster(NamedTuple):
+    """A cluster with an empty database."""
+
+    #: The URL of the database on the coordinator, for its superuser.
+    url: str
+    #: The coordinator and the worker nodes, if the tests started them.
+    nodes: list[Cluster]
 
 
 @contextmanager
-def citus() -> Iterator[str]:
-    """Give the URL of an empty database on the coordinator of a cluster, for its
-    superuser: what TEST_CITUS_URL names, or a coordinator and two workers in
-    containers. Where neither can be had the test is skipped."""
+def citus() -> Iterator[CitusCluster]:
+    """Yield the cluster that TEST_CITUS_URL names. Otherwise start one if a PostgreSQL
+    with Citus is installed. Otherwise skip the test."""
     if url := os.environ.get("TEST_CITUS_URL"):
-        yield url
+        yield CitusCluster(url, [])
         return
-    image = os.environ.get("TEST_CITUS_IMAGE", IMAGE)
-    if not can_run(image):
-        pytest.skip(f"TEST_CITUS_URL names no cluster, and {image} cannot be had")
-    with ExitStack() as stack:
-        network = stack.enter_context(Network())
-        for name in WORKERS:
-            stack.enter_context(node(image, network, name))
-        coordinator = stack.enter_context(node(image, network, "coordinator"))
-        url = coordinator.get_connection_url()
-        add_workers(url)
-        yield url
+    binaries = find_citus()
+    if binaries is None:
+        pytest.skip(
+            "Citus on a real cluster. To test it, install Citus for a local "
+            "PostgreSQL, or set TEST_CITUS_URL to an empty database of a coordinator"
+        )
+    with (
+        tempfile.TemporaryDirectory(prefix="citus-") as directory,
+        ExitStack() as cleanup,
+    ):
+        names = ("coordinator", "worker-1", "worker-2")
+        nodes = [
+            Cluster(Path(directory) / name, free_port(), binaries) for name in names
+        ]
+        for node in nodes:
+            cleanup.callback(node.kill)
+            node.create(**SETTINGS)
+            node.start()
+            node.execute("CREATE EXTENSION citus")
+        coordinator, *workers = nodes
+        coordinator.execute(
+            f"SELECT citus_set_coordinator_host('127.0.0.1', {coordinator.port})",
+            *(f"SELECT citus_add_node('127.0.0.1', {node.port})" for node in workers),
+        )
+        yield CitusCluster(coordinator.url, nodes)
 
 
-def node(image: str, network: Network, name: str) -> PostgresContainer:
-    """Return a server of the cluster; its fellows are let in without a password."""
-    return (
-        PostgresContainer(image, username="postgres", driver=None)
-        .with_env("POSTGRES_HOST_AUTH_METHOD", "trust")
-        .with_network(network)
-        .with_network_aliases(name)
-    )
-
-
-def add_workers(url: str) -> None:
-    """Make one cluster of the containers, once they answer one another."""
-    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
-        connection.autocommit = True
-        cursor.execute("CREATE EXTENSION IF NOT EXISTS citus")
-        cursor.execute("SELECT citus_set_coordinator_host('coordinator')")
-        for name in WORKERS:
-            for attempt in range(60):
-                try:
-                    cursor.execute("SELECT citus_add_node(%s, 5432)", (name,))
-                    break
-                except psycopg2.Error:
-                    if attempt == 59:
-                        raise
-                    time.sleep(1)
+def find_citus() -> Path | None:
+    """Return the directory of the programs of a PostgreSQL with Citus, if any."""
+    candidates = [
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_config"), reverse=True),
+        *map(Path, filter(None, [shutil.which("pg_config")])),
+    ]
+    for pg_config in candidates:
+        output = subprocess.run(
+            [pg_config, "--bindir", "--sharedir"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        binaries, share = map(Path, output.splitlines())
+        if (share / "extension" / "citus.control").exists():
+            return binaries
+    return None

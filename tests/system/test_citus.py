@@ -1,8 +1,10 @@
-"""The tables spread over a Citus cluster: the contract holds, a call is one task."""
+"""The contract and the commands on a Citus cluster, with and without faults."""
 
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -17,7 +19,7 @@ from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.queries import update_metadata
 from bulk_metadata.db.schema import apply_schema
 
-# The contract's tests, run once more with the fixtures of this module.
+# Tests of the contract and the commands that also run on the cluster.
 from tests.api.test_authentication import (  # noqa: F401
     test_authentication_precedes_body_validation,
     test_expired_key_is_rejected_immediately,
@@ -38,10 +40,22 @@ from tests.api.test_update import (  # noqa: F401
     test_results_have_body_order,
     test_special_characters_are_stored_verbatim,
 )
+from tests.commands.conftest import flask  # noqa: F401
+from tests.commands.test_accounts import (  # noqa: F401
+    test_create_organization_prints_id,
+    test_created_key_expires,
+    test_created_key_works,
+    test_invalid_argument_is_reported,
+    test_list_keys_shows_states_without_keys,
+    test_revoked_key_stops_working,
+)
 from tests.conftest import Organization, Post, connect
 from tests.db.test_schema import Recorder
-from tests.support.citus import citus
-from tests.support.service import ROOT
+from tests.support.citus import CitusCluster, citus
+from tests.support.cluster import Cluster
+from tests.support.concurrent_clients import IDENTIFIERS, ConcurrentClients
+from tests.support.service import PATH, ROOT, run_service
+from tests.support.waiting import wait_until
 from tests.system.test_readme import test_error_table  # noqa: F401
 
 TABLES = "devices, api_keys, organizations"
@@ -49,28 +63,37 @@ LOGIN = {"user": "bulk_metadata_service", "password": "for-tests-only"}
 
 
 @pytest.fixture(scope="module")
-def owner_url() -> Iterator[str]:
-    """The URL of a database whose tables are spread, for its owner."""
-    with citus() as url:
-        with closing(connect(url)) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT to_regclass('organizations') IS NULL")
-            assert cursor.fetchall() == [(True,)], "name a database without tables"
-            apply_schema(cursor)
-            for _ in ("first", "again"):
-                for statement in statements():
-                    cursor.execute(statement)
-            cursor.execute(
-                "ALTER ROLE bulk_metadata_service PASSWORD %s", (LOGIN["password"],)
-            )
-        yield url
-        with closing(connect(url)) as connection, connection.cursor() as cursor:
-            cursor.execute(f"DROP TABLE {TABLES}")
+def cluster() -> Iterator[CitusCluster]:
+    with citus() as cluster:
+        with closing(connect(cluster.url)) as connection:
+            prepare(connection.cursor())
+        yield cluster
+        with closing(connect(cluster.url)) as connection:
+            connection.cursor().execute(f"DROP TABLE {TABLES}")
+
+
+def prepare(cursor: Cursor) -> None:
+    """Create the tables and distribute them, both repeatedly."""
+    cursor.execute("SELECT to_regclass('organizations') IS NULL")
+    assert cursor.fetchall() == [(True,)], "TEST_CITUS_URL: the database is not empty"
+    # A distributed table is changed in the same transaction as the role.
+    cursor.execute("SET citus.multi_shard_modify_mode = 'sequential'")
+    for _ in range(2):
+        apply_schema(cursor)
+        for statement in statements():
+            cursor.execute(statement)
+    cursor.execute("ALTER ROLE bulk_metadata_service PASSWORD %s", (LOGIN["password"],))
 
 
 def statements() -> list[str]:
-    """Return what deploy/citus.sql has psql send, each in a transaction of its own."""
+    """Return the statements of deploy/citus.sql. psql runs each in a transaction."""
     text = (ROOT / "deploy" / "citus.sql").read_text()
     return re.findall(r"^(?:SELECT|GRANT).+?;$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def owner_url(cluster: CitusCluster) -> str:
+    return cluster.url
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +112,7 @@ def connection(owner_url: str) -> Iterator[Connection]:
         yield connection
 
 
-def test_an_update_is_one_task_by_the_index(config: Config, acme: Organization) -> None:
+def test_update_is_one_task_with_index(config: Config, acme: Organization) -> None:
     identifiers = [f"SN-{number}" for number in range(1000)]
     acme.insert(*identifiers)
     connection = connect_service(config)
@@ -103,40 +126,104 @@ def test_an_update_is_one_task_by_the_index(config: Config, acme: Organization) 
     assert "Index Scan using devices_organization_id_identifier_key" in lines
 
 
-def test_the_roles_settings_reach_the_workers(cursor: Cursor) -> None:
-    settings = (
+def test_settings_of_role_apply_on_workers(cursor: Cursor) -> None:
+    query = (
         "SELECT string_agg(setting, ' ' ORDER BY setting)"
         " FROM pg_db_role_setting, unnest(setconfig) AS setting"
         " WHERE setrole = 'bulk_metadata_service'::regrole"
     )
-    cursor.execute(settings)
-    [[ours]] = cursor.fetchall()
-    assert "enable_seqscan=off" in ours
-    assert "lock_timeout=4s" in ours
-    cursor.execute(
-        "SELECT success, result FROM run_command_on_workers(%s)", (settings,)
-    )
+    cursor.execute(query)
+    [[settings]] = cursor.fetchall()
+    assert "enable_seqscan=off" in settings
+    assert "lock_timeout=4s" in settings
+    cursor.execute("SELECT success, result FROM run_command_on_workers(%s)", (query,))
     workers = cursor.fetchall()
     assert len(workers) >= 2
-    assert set(workers) == {(True, ours)}
+    assert set(workers) == {(True, settings)}
 
 
-def test_organizations_on_different_nodes_are_served_alike(
-    post: Post, cursor: Cursor
-) -> None:
+def test_organizations_are_on_different_nodes(post: Post, cursor: Cursor) -> None:
     for number in range(20):
         organization = Organization(cursor, f"Organization {number}")
         organization.insert("SN-1")
-        answer = post({"devices": {"SN-1": {"n": number}}}, key=organization.key)
-        assert answer.status_code == 200
+        response = post({"devices": {"SN-1": {"n": number}}}, key=organization.key)
+        assert response.status_code == 200
         assert organization.metadata() == {"SN-1": {"n": number}}
     cursor.execute("SELECT count(DISTINCT nodeport || nodename) FROM citus_shards")
     [[nodes]] = cursor.fetchall()
     assert nodes >= 2
 
 
-def test_the_grants_are_those_of_the_schema() -> None:
-    """They stand in both files; this needs no cluster."""
+SHARD = """
+SELECT shardid, nodeport
+  FROM citus_shards
+ WHERE table_name = 'devices'::regclass
+   AND shardid = get_shard_id_for_distribution_column('devices', %s)
+"""
+
+
+def shard(cluster: CitusCluster, acme: Organization) -> tuple[int, Cluster, Cluster]:
+    """Return the shard of Acme, its worker node and the other worker node."""
+    if not cluster.nodes:
+        pytest.skip(
+            "faults of Citus nodes, which TEST_CITUS_URL does not allow. To test them, "
+            "unset it and install Citus for a local PostgreSQL"
+        )
+    acme.cursor.execute(SHARD, (acme.id,))
+    [[number, port]] = acme.cursor.fetchall()
+    node, other = sorted(cluster.nodes[1:], key=lambda node: node.port != port)
+    return number, node, other
+
+
+@pytest.mark.slow(reason="the timeouts are at least 1, 2 and 3 s")
+@pytest.mark.parametrize("devices", [1, 1000])
+def test_suspended_worker_node_causes_no_late_update(
+    devices: int, cluster: CitusCluster, config: Config, acme: Organization
+) -> None:
+    """The guard makes Citus commit only after the response of the node."""
+    acme.insert(*(f"SN-{number}" for number in range(devices)), metadata={"n": 1})
+    _, node, _ = shard(cluster, acme)
+    config = replace(config, lock_timeout=1, statement_timeout=2, answer_timeout=3)
+    client = create_app(config).test_client()
+
+    def post(metadata: object) -> int:
+        body = {"devices": {f"SN-{number}": metadata for number in range(devices)}}
+        headers = {"x-api-key": acme.key}
+        return client.post(PATH, json=body, headers=headers).status_code
+
+    assert post({"n": 2}) == 200
+    node.suspend()
+    try:
+        assert post({"n": 3}) == 500
+    finally:
+        node.resume()
+    active = "pg_stat_activity WHERE state = 'active' AND query LIKE '%UPDATE%'"
+    wait_until(lambda: node.count(active) == 1, "the end of the late statement")
+    assert set(map(str, acme.metadata().values())) == {"{'n': 2}"}
+
+
+@pytest.mark.slow(reason="a worker node restarts")
+def test_moved_shard_and_restarted_node_lose_nothing(
+    cluster: CitusCluster, config: Config, acme: Organization, tmp_path: Path
+) -> None:
+    acme.insert(*IDENTIFIERS)
+    number, node, other = shard(cluster, acme)
+    move = (
+        f"SELECT citus_move_shard_placement({number}, '127.0.0.1', {node.port},"
+        f" '127.0.0.1', {other.port}, 'block_writes')"
+    )
+    with (
+        run_service(tmp_path / "log", DATABASE_URL=config.database_url) as service,
+        ConcurrentClients(service.port, acme.key) as clients,
+    ):
+        with clients.writing():
+            cluster.nodes[0].execute(move)
+            clients.wait_for_more()
+            other.restart()
+        clients.check(acme.metadata())
+
+
+def test_privileges_equal_those_of_schema() -> None:
     grants = [
         re.findall(r"^GRANT.+?;$", path.read_text(), re.MULTILINE | re.DOTALL)
         for path in (ROOT / "schema.sql", ROOT / "deploy" / "citus.sql")
