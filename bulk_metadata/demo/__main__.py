@@ -18,6 +18,7 @@ from bulk_metadata.config import Config, ConfigError, address
 from bulk_metadata.core.api_key import digest
 from bulk_metadata.db.accounts import create_key, find_organization
 from bulk_metadata.db.connection import parse_url
+from bulk_metadata.db.history import enable_history
 from bulk_metadata.db.queries import select_api_key
 from bulk_metadata.db.schema import apply_schema
 from bulk_metadata.db.transaction import OperatorError, transaction
@@ -49,8 +50,19 @@ curl http://{bind}/api/ext-v1/device/bulk-metadata \\
         "SN-UNKNOWN": {{"status": "active"}}}}}}'
 
 To send it from a browser, open http://{bind}/docs
-The API key is stored in {key_file}. Press Ctrl-C to stop the service; the data is kept.
+The API key is stored in {key_file}
 """
+
+READY_HISTORY = """
+To list the requests, and to restore the metadata that one of them replaced, run these
+commands in another terminal:
+
+export DATABASE_URL="{url}"
+.venv/bin/flask list-requests demo
+.venv/bin/flask undo demo --request ID
+"""
+
+READY_END = "\nPress Ctrl-C to stop the service. The data is kept."
 
 
 @click.command()
@@ -70,7 +82,7 @@ def main(data: Path) -> None:
             click.echo("Starting PostgreSQL ...")
             with embedded_postgres(data / "postgres") as url:
                 service = read_config(f"{url}&user=bulk_metadata_service")
-                run(read_config(url), service, data / "demo.key")
+                run(read_config(url), service, data / "demo.key", with_history=True)
     except OperatorError as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
@@ -102,16 +114,24 @@ def check_ports(config: Config) -> None:
             ) from None
 
 
-def run(owner: Config, service: Config, key_file: Path) -> None:
+def run(
+    owner: Config, service: Config, key_file: Path, *, with_history: bool = False
+) -> None:
     """Prepare the database as its owner, then run the service."""
+    with transaction(owner) as cursor:
+        apply_schema(cursor)
+        if with_history:
+            enable_history(cursor)
     key = prepare(owner, key_file)
-    serve(service, READY.format(bind=service.bind, key=key, key_file=key_file))
+    ready = READY.format(bind=service.bind, key=key, key_file=key_file)
+    if with_history:
+        ready += READY_HISTORY.format(url=owner.database_url)
+    serve(service, ready + READY_END)
 
 
 def prepare(config: Config, key_file: Path) -> str:
     """Create the missing parts of the demo organization and return its API key."""
     with transaction(config) as cursor:
-        apply_schema(cursor)
         cursor.execute(INSERT_DEMO)
         organization_id = find_organization(cursor, "demo")
         key = key_file.read_text() if key_file.exists() else ""

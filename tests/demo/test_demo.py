@@ -48,9 +48,10 @@ class Demo(NamedTuple):
 
     def send(self, command: str = "") -> str:
         """Send the printed request, or another one, and return the response."""
+        request = "curl " + self.output.partition("\ncurl ")[2].partition("\n\n")[0]
         return subprocess.run(
-            ["bash", "-ec", command or self.output[self.output.index("curl ") :]],
-            check=False,
+            ["bash", "-ec", command or request],
+            check=True,
             capture_output=True,
             text=True,
             timeout=60,
@@ -65,11 +66,11 @@ def demo(data: Path, **settings: str) -> Iterator[Demo]:
     assert process.stdout is not None
     try:
         output = ""
-        while "To send it from a browser" not in output:
+        while "Press Ctrl-C to stop the service." not in output:
             line = process.stdout.readline()
             assert line, output
             output += line
-        yield Demo(data, bind, output.partition("To send it from a browser")[0])
+        yield Demo(data, bind, output)
         os.killpg(process.pid, signal.SIGINT)
         rest = process.stdout.read()
         assert rest.endswith("Stopped.\n"), rest
@@ -117,6 +118,19 @@ def test_readme_request_works(restarted: tuple[Demo, str]) -> None:
     [command, *_] = re.findall(r"```sh\n(curl .+?)```", readme, re.DOTALL)
     command = command.replace("127.0.0.1:8000", second.bind)
     assert second.send(command.replace(".data", str(second.data))) == response
+
+
+def test_printed_commands_undo_request(restarted: tuple[Demo, str]) -> None:
+    second, _ = restarted
+    second.send()
+    script = second.output.partition("\nexport ")[2].partition("\n\n")[0]
+    script = script.replace(".venv/bin/flask", f"{sys.executable} -m flask")
+    export, list_requests, undo = script.splitlines()
+    environment = f"cd {ROOT}; export {export}"
+    rows = second.send(f"{environment}; {list_requests}").splitlines()
+    undo = undo.replace("--request ID", f"--yes --request {rows[1].split()[0]}")
+    output = second.send(f"{environment}; {undo}")
+    assert output.startswith("Restored 2 devices, skipped 0.\n")
 
 
 def test_service_connects_as_its_role(restarted: tuple[Demo, str]) -> None:
