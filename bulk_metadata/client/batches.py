@@ -60,11 +60,6 @@ def _batch(devices: Sequence[Device]) -> Batch:
     return Batch(devices, _body(map(_member, devices)))
 
 
-def body_size(device: Device) -> int:
-    """Return the size in bytes of a request for ``device`` alone."""
-    return len(_body([_member(device)]))
-
-
 def _body(members: Iterable[bytes]) -> bytes:
     return HEAD + b",".join(members) + TAIL
 

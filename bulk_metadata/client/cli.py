@@ -19,14 +19,23 @@ import click
 from bulk_metadata.client.connection import TlsFiles
 from bulk_metadata.client.journal import Journal, JournalError
 from bulk_metadata.client.progress import Display, make_display, protect_output
-from bulk_metadata.client.push import InvalidFileError, Settings, check, push
+from bulk_metadata.client.push import (
+    InvalidFileError,
+    Settings,
+    check,
+    push,
+    read_file,
+)
 from bulk_metadata.client.report import FAILED, SUFFIXES, Summary
 from bulk_metadata.client.retry import RequestError
 from bulk_metadata.client.signals import Stop, StoppedError
 from bulk_metadata.client.transport import endpoint
 from bulk_metadata.core.limits import DEFAULT_MAX_BODY_BYTES, MAX_DEVICES
 from bulk_metadata.core.text import counted
-from bulk_metadata.files.reader import FORMATS, READERS, read
+from bulk_metadata.files import Options, file_options
+from bulk_metadata.files.device import FileError
+from bulk_metadata.files.formats import UnknownFormatError
+from bulk_metadata.files.reader import DeviceFile
 from bulk_metadata.files.source import STDIN, Source
 
 EXPECTED_ERRORS = (
@@ -56,15 +65,15 @@ Exit codes:
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
-FILE_OPTIONS = [
+COMMON_OPTIONS = [
     click.argument(
         "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True)
     ),
+    file_options,
     click.option(
-        "--format",
-        "file_format",
-        type=click.Choice(list(READERS)),
-        help="Format of the file.  [default: determined by the file name extension]",
+        "--allow-empty",
+        is_flag=True,
+        help="Accept devices without metadata. Their existing metadata is removed.",
     ),
     click.option(
         "--max-body-bytes",
@@ -80,9 +89,9 @@ FILE_OPTIONS = [
 ]
 
 
-def file_options(command: Callable[..., None]) -> Callable[..., None]:
+def common_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that all commands for device files share."""
-    for option in reversed(FILE_OPTIONS):
+    for option in reversed(COMMON_OPTIONS):
         command = option(command)
     return command
 
@@ -93,7 +102,7 @@ def commands() -> None:
 
 
 @commands.command("push", epilog=EXIT_CODES)
-@file_options
+@common_options
 @click.option(
     "--url", required=True, help="Base URL of the service, for example https://host."
 )
@@ -155,6 +164,10 @@ def push_command(
     /,
     file: str,
     file_format: str | None,
+    encoding: str,
+    identifier_column: str,
+    allow_empty: bool,
+    max_body_bytes: int,
     url: str,
     key_file: Path | None,
     results: Path | None,
@@ -167,8 +180,8 @@ def push_command(
 ) -> None:
     """Replace the metadata of the devices in FILE, or in standard input if FILE is -.
 
-    FILE is NDJSON, the JSON body of the API, CSV, or TSV, plain or gzip. The proxy
-    variables http_proxy, https_proxy and no_proxy apply.
+    FILE is CSV, TSV, NDJSON or JSON, also compressed with gzip. The proxy variables
+    http_proxy, https_proxy and no_proxy apply.
     """
     kind = "dry-run" if options["dry_run"] else "results"
     results = results or Path(f"{'stdin' if file == STDIN else file}.{kind}.csv")
@@ -177,19 +190,21 @@ def push_command(
     if file != STDIN and results.exists() and results.samefile(file):
         raise click.UsageError("--results must not be the file that is pushed.")
     settings = Settings(
-        file_format or format_of(file),
         address_of(url),
         read_key(key_file, is_piped=file == STDIN),
         TlsFiles(cacert, cert, key),
         results,
         results.with_name(f"{results.name}.journal"),
+        max_body_bytes=max_body_bytes,
         **options,
     )
+    described = Options(
+        file_format, encoding, identifier_column, allow_empty, max_body_bytes
+    )
     with running(summary, file, quiet=quiet, as_json=as_json) as (display, stop):
-        with stop.raising():
-            source = Source(file)
+        device_file = open_file(file, described, display, stop)
         try:
-            push(source, settings, summary, display, stop)
+            push(device_file, settings, summary, display, stop)
         except sqlite3.Error as error:
             raise click.ClickException(
                 f"Cannot write {settings.journal}: {error}. "
@@ -200,29 +215,28 @@ def push_command(
 
 
 @commands.command("check", epilog=EXIT_CODES.partition("  3")[0])
-@file_options
+@common_options
 @click.pass_obj
 def check_command(
     summary: Summary,
     /,
     file: str,
-    file_format: str | None,
-    max_body_bytes: int,
     quiet: bool,
     as_json: bool,
+    max_body_bytes: int,
+    **options: Any,
 ) -> None:
     """Validate FILE, or standard input if FILE is -, without sending it."""
-    file_format = file_format or format_of(file)
+    described = Options(max_bytes=max_body_bytes, **options)
     with (
         running(summary, file, quiet=quiet, as_json=as_json) as (display, stop),
         tempfile.TemporaryDirectory() as directory,
     ):
-        with stop.raising():
-            source = Source(file)
+        device_file = open_file(file, described, display, stop)
         journal = Journal(Path(directory, "journal"), {}, resume=False)
         try:
-            chunks = read(source.open(), file_format, max_body_bytes)
-            check(source, chunks, journal, display, stop)
+            chunks = read_file(device_file, display)
+            check(device_file, chunks, journal, display, stop)
             display.statistics.statuses.update(journal.counts())
         finally:
             journal.close(delete=False)
@@ -249,14 +263,18 @@ def running(
             summary.seconds = time.monotonic() - start
 
 
-def format_of(file: str) -> str:
-    """Return the format that the file name extension determines."""
-    suffix = Path(file.lower().removesuffix(".gz")).suffix
-    if suffix not in FORMATS:
-        raise click.UsageError(
-            f'Unknown file name extension "{suffix}". Set the format with --format.'
-        )
-    return FORMATS[suffix]
+def open_file(path: str, options: Options, display: Display, stop: Stop) -> DeviceFile:
+    """Open the file and detect its type. Raises InvalidFileError if it is no device
+    file, after the problem is printed."""
+    with stop.raising():
+        source = Source(path)
+    try:
+        return DeviceFile(source, options)
+    except UnknownFormatError as error:
+        raise click.UsageError(str(error)) from None
+    except FileError as error:
+        display.problem(error.as_problem())
+        raise InvalidFileError("1 error. Nothing was sent") from None
 
 
 def address_of(url: str) -> str:

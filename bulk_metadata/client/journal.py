@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bulk_metadata.files.device import Device, Problem
+from bulk_metadata.files.advice import REPEATED
+from bulk_metadata.files.device import Device, Problem, repeats
 
 # A killed process loses no results, and a crash of the machine only the last ones. No
 # sync to disk is needed for each request.
@@ -168,8 +169,7 @@ class Journal:
     def repeats(self) -> Iterator[Problem]:
         """Yield each device with the identifier of an earlier device."""
         for number, line, identifier, first in self._rows(SELECT_REPEATS):
-            reason = f"the same identifier as on line {first}"
-            yield Problem(number, line, identifier, reason)
+            yield Problem(number, line, identifier, repeats(first), REPEATED)
 
     def record(
         self, devices: Iterable[Device | Problem], outcomes: Iterable[Outcome]

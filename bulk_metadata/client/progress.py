@@ -21,9 +21,8 @@ from rich.table import Column
 from rich.text import Text
 
 from bulk_metadata.client.report import Statistics
-from bulk_metadata.core.json_text import encode
-from bulk_metadata.core.text import mask, printable, shorten
-from bulk_metadata.files.device import Problem
+from bulk_metadata.core.text import mask
+from bulk_metadata.files.device import Problem, ProblemList
 
 # Seconds between two lines.
 LINE_INTERVAL = 5
@@ -88,8 +87,8 @@ class Display(AbstractContextManager["Display"]):
         standard output."""
         self.statistics = Statistics()
         self.problems = 0
-        self._name = name
-        self._as_json = as_json
+        write_json = click.echo if as_json else None
+        self._list = ProblemList(name, lambda text: self.message(text), write_json)
 
     def __exit__(self, *_: object) -> None:
         """Restore the terminal."""
@@ -112,15 +111,13 @@ class Display(AbstractContextManager["Display"]):
         self.statistics.add_retry(reason)
 
     def problem(self, problem: Problem) -> None:
-        """Print a problem of a device."""
-        _, line, identifier, reason = problem
+        """Print a problem, unless many have the same fix."""
         self.problems += 1
-        if self._as_json:
-            found = {"problem": reason, "line": line, "identifier": identifier}
-            click.echo(encode(found).decode())
-        else:
-            device = f', device "{shorten(identifier)}"' if identifier else ""
-            self.message(printable(f"{self._name}, line {line}{device}: {reason}"))
+        self._list.add(problem)
+
+    def finish_problems(self) -> None:
+        """Print the number of problems that were not listed."""
+        self._list.finish()
 
 
 class Lines(Display):

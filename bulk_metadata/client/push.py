@@ -17,9 +17,10 @@ from bulk_metadata.client.sender import Sender
 from bulk_metadata.client.signals import StoppedError
 from bulk_metadata.client.transport import Transport
 from bulk_metadata.core.text import counted
-from bulk_metadata.files.device import Device
-from bulk_metadata.files.reader import Chunk, read
-from bulk_metadata.files.source import Source
+from bulk_metadata.files.device import Device, FileError
+from bulk_metadata.files.reader import Chunk, DeviceFile
+
+CHANGED = "the file changed while it was read"
 
 
 class InvalidFileError(Exception):
@@ -30,7 +31,6 @@ class InvalidFileError(Exception):
 class Settings:
     """The settings of an upload. Sizes are in bytes."""
 
-    file_format: str
     url: str
     # Not included in the representation, which may be printed.
     api_key: str = field(repr=False)
@@ -47,13 +47,13 @@ class Settings:
 
 
 def push(
-    source: Source,
+    file: DeviceFile,
     settings: Settings,
     summary: Summary,
     display: Display,
     stop: threading.Event,
 ) -> None:
-    """Upload ``source`` until it is complete or ``stop`` is set. Complete ``summary``.
+    """Upload ``file`` until it is complete or ``stop`` is set. Complete ``summary``.
 
     Raises InvalidFileError, JournalError, RequestError, ValueError, sqlite3.Error,
     OSError, or StoppedError.
@@ -66,17 +66,21 @@ def push(
         connections=settings.concurrency,
         stop=stop,
     )
-    facts = _facts(source, settings, display, stop)
+    facts = _facts(file, settings, display, stop)
+    chunks = read_file(file, display)
     journal = Journal(settings.journal, facts, resume=settings.resume)
     is_needed = not journal.is_empty()
     try:
         if settings.check and not journal.is_checked:
-            check(source, _chunks(source, settings), journal, display, stop)
+            check(file, chunks, journal, display, stop)
+            chunks = read_file(file, display)
         is_needed = True
         summary.journal = settings.journal
-        summary.failure = _send(source, settings, transport, journal, display, stop)
-        if source.has_changed:
-            summary.failure = "the file changed, so the results may be wrong"
+        summary.failure = _send(
+            file, chunks, settings, transport, journal, display, stop
+        )
+        if file.source.has_changed:
+            summary.failure = summary.failure or f"{CHANGED}, so results may be wrong"
         counts = display.statistics.statuses = Counter(journal.counts())
         # Otherwise, the result file of an earlier run is kept.
         if not journal.is_empty():
@@ -89,8 +93,18 @@ def push(
             summary.journal = None
 
 
+def read_file(file: DeviceFile, display: Display) -> Iterator[Chunk]:
+    """Return the devices. Raises InvalidFileError if the file has no valid beginning,
+    after the problem is printed."""
+    try:
+        return file.read()
+    except FileError as error:
+        display.problem(error.as_problem())
+        raise InvalidFileError("1 error. Nothing was sent") from None
+
+
 def check(
-    source: Source,
+    file: DeviceFile,
     chunks: Iterable[Chunk],
     journal: Journal,
     display: Display,
@@ -101,6 +115,7 @@ def check(
     Raises InvalidFileError after the problems are printed, and StoppedError once
     ``stop`` is set.
     """
+    source = file.source
     display.begin("Checking", "bytes", source.size)
     with journal.checking():
         for chunk in chunks:
@@ -112,16 +127,22 @@ def check(
                 raise StoppedError
         for problem in journal.repeats():
             display.problem(problem)
+        display.finish_problems()
+        if source.has_changed:
+            raise InvalidFileError(f"{CHANGED}. Nothing was sent")
         if display.problems:
-            raise InvalidFileError(counted(display.problems, "problem"))
+            errors = counted(display.problems, "error")
+            raise InvalidFileError(f"{errors}. Nothing was sent")
         if not journal.counts():
-            raise InvalidFileError("The file contains no devices")
+            raise InvalidFileError("The file contains no devices. Nothing was sent")
 
 
 def _facts(
-    source: Source, settings: Settings, display: Display, stop: threading.Event
+    file: DeviceFile, settings: Settings, display: Display, stop: threading.Event
 ) -> dict[str, str]:
     """Return the facts that a resumed run must share with the run before."""
+
+    source = file.source
 
     def on_piece() -> None:
         display.update(source.position)
@@ -131,18 +152,15 @@ def _facts(
     display.begin("Reading", "bytes", source.size)
     return {
         "the file": source.digest(on_piece),
-        "the format": settings.file_format,
+        "the format": file.description,
         "the address": settings.url,
         "whether it is a dry run": str(settings.dry_run),
     }
 
 
-def _chunks(source: Source, settings: Settings) -> Iterator[Chunk]:
-    return read(source.open(), settings.file_format, settings.max_body_bytes)
-
-
 def _send(
-    source: Source,
+    file: DeviceFile,
+    chunks: Iterator[Chunk],
     settings: Settings,
     transport: Transport,
     journal: Journal,
@@ -166,16 +184,21 @@ def _send(
         stop,
         dry_run=settings.dry_run,
     )
-    devices = _remaining(_chunks(source, settings), journal.settled(), sender)
+    devices = _remaining(file, chunks, journal.settled(), sender)
     sender.run(devices, settings.concurrency)
+    display.finish_problems()
     return sender.failure
 
 
 def _remaining(
-    chunks: Iterable[Chunk], settled: bytearray, sender: Sender
+    file: DeviceFile, chunks: Iterable[Chunk], settled: bytearray, sender: Sender
 ) -> Iterator[Device]:
-    """Yield the devices to send, and record those that cannot be sent."""
+    """Yield the devices to send, and record those that cannot be sent. Stop if the file
+    changes."""
     for chunk in chunks:
+        if file.source.has_changed:
+            sender.fail(f"{CHANGED}, so the rest was not sent")
+            return
         if chunk.problems:
             sender.skip(chunk.problems)
         for device in chunk.devices:

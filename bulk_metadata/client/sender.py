@@ -115,7 +115,7 @@ class Sender:
         except RequestError as error:
             if error.action is Action.END:
                 # Immediately, so that no thread sends another batch.
-                self._fail(str(error))
+                self.fail(str(error))
             raise
         results = {result.identifier: result for result in response.results}
         outcomes = []
@@ -126,7 +126,7 @@ class Sender:
                 outcomes.append(Outcome(number, result.device_id, status))
             else:
                 device = f'line {line}, device "{shorten(identifier)}"'
-                self._fail(f"the response contains no result for {device}")
+                self.fail(f"the response contains no result for {device}")
         return outcomes
 
     def _record_result(self, request: Request, future: Future[list[Outcome]]) -> None:
@@ -153,7 +153,7 @@ class Sender:
         first, last = request.batch.devices[0].line, request.batch.devices[-1].line
         self._display.message(f"Lines {first} to {last} were not sent: {error}")
         if self._last_response < request.start:
-            self._fail(f"all requests fail: {error}")
+            self.fail(f"all requests fail: {error}")
 
     def _split(self, batch: Batch, error: RequestError) -> None:
         """Send the halves of ``batch``, until the rejected device is isolated."""
@@ -175,7 +175,8 @@ class Sender:
         self._journal.record(devices, outcomes)
         self._display.statistics.statuses.update(outcome.status for outcome in outcomes)
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
+        """Stop the run, for the first ``reason``."""
         if not self._stop.is_set():
             self.failure = reason
             self._stop.set()

@@ -1,102 +1,104 @@
-"""The columns of a table: where their cells go in the metadata, and as what.
+r"""The columns of a table: member of the metadata and type of the value.
 
-A cell is a string as it stands, unless the header says otherwise: ``battery:number``,
-``enabled:boolean``, ``tags:json``. A dot in the name nests.
+A cell is a string unless the header names another type: ``battery:number``,
+``enabled:boolean``, ``tags:json``. A dot in the name nests, ``\.`` is a dot in a name.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
-from bulk_metadata.core.json_text import ANY_VALUE, JsonText
+from bulk_metadata.core.json_text import ANY_VALUE, InvalidJsonError, JsonText
 from bulk_metadata.core.text import shorten
-
-IDENTIFIER = "identifier"
+from bulk_metadata.files import advice
+from bulk_metadata.files.cells import clean_cell
+from bulk_metadata.files.device import DeviceError
 
 # RFC 8259, 6.
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
-# Excel writes its own words in capitals.
+# In many languages of Excel a number has a comma: 3,70.
+COMMA_NUMBER = re.compile(r"-?[0-9.]*,[0-9]+")
+
 BOOLEANS = {"true": JsonText(b"true"), "false": JsonText(b"false")}
 
-
-class CellError(Exception):
-    """What a cell's text is not."""
-
-
-class HeaderError(Exception):
-    """What is wrong with the header."""
-
-
-def _number(text: str) -> JsonText:
-    if not NUMBER.fullmatch(text.strip()):
-        raise CellError("not a number")
-    return JsonText(text.strip().encode())
+# A dot at the end or next to a space belongs to the name: "No.", "Temp. (°C)".
+TEXT_DOT = re.compile(r"(?:^|[\s()\[\]])\.|\.(?:$|[\s()\[\]])")
+# A dot or a backslash after a backslash belongs to the name.
+SEPARATOR_OR_ESCAPE = re.compile(r"\\([.\\])|\.")
+# No decoded text contains this surrogate.
+SEPARATOR_MARK = "\ud800"
 
 
-def _boolean(text: str) -> JsonText:
-    if (value := BOOLEANS.get(text.strip().lower())) is None:
-        raise CellError("neither true nor false")
+def parse_number(text: str) -> JsonText:
+    """Return a number with all its digits. Raises DeviceError."""
+    if not NUMBER.fullmatch(text):
+        fix = advice.DECIMAL_POINT if COMMA_NUMBER.fullmatch(text) else advice.NUMBER
+        raise DeviceError(f'expected a number, got "{shorten(text)}"', fix)
+    return JsonText(text.encode())
+
+
+def parse_boolean(text: str) -> JsonText:
+    """Return true or false, which Excel writes in capitals. Raises DeviceError."""
+    if (value := BOOLEANS.get(text.lower())) is None:
+        reason = f'expected true or false, got "{shorten(text)}"'
+        raise DeviceError(reason, advice.BOOLEAN)
     return value
 
 
-def _json(text: str) -> JsonText:
+def parse_json(text: str) -> JsonText:
+    """Return a JSON value verbatim. Raises DeviceError."""
     try:
         return ANY_VALUE.decode(text)
-    except msgspec.DecodeError as error:
-        raise CellError(f"not JSON ({error})") from None
     except RecursionError:
-        raise CellError("nested too deeply") from None
+        reason, fix = "the JSON has too many levels of nesting", advice.NESTING
+    except (InvalidJsonError, UnicodeEncodeError):
+        clean_cell(text)
+        reason, fix = f'expected JSON, got "{shorten(text)}"', advice.JSON_CELL
+    raise DeviceError(reason, fix)
 
 
 TYPES: dict[str, Callable[[str], object]] = {
     "string": str,
-    "number": _number,
-    "boolean": _boolean,
-    "json": _json,
+    "number": parse_number,
+    "boolean": parse_boolean,
+    "json": parse_json,
 }
 
 
 class Column:
-    """A column that is a member of the metadata."""
+    """A column with a member of the metadata."""
 
     def __init__(self, header: str) -> None:
-        """Read the header. Raises HeaderError."""
+        """Parse the header of the column. Raises DeviceError."""
+        self.header = header
         name, colon, type_name = header.rpartition(":")
         if not colon:
             name, type_name = header, "string"
-        self.header = header
-        if type_name not in TYPES:
-            raise self._error(f"has none of the types there are: {', '.join(TYPES)}")
-        if header == "metadata":
-            raise self._error(
-                "is not needed: every column is a member of the metadata. For a member "
-                'of that name call it "metadata:string"'
+        self.type = type_name.strip().lower()
+        if self.type not in TYPES:
+            reason = (
+                f'the column "{shorten(header)}" has the type "{shorten(type_name)}"'
             )
-        self._convert = TYPES[type_name]
-        *self._parents, self._member = path = name.split(".")
+            raise DeviceError(f"{reason}, which is unknown", advice.COLUMN_TYPE)
+        self._parse = TYPES[self.type]
+        *self._parents, self._member = path = _path(name.strip())
         if not all(path):
-            raise self._error("does not name a member")
-
-    def _error(self, reason: str) -> HeaderError:
-        return HeaderError(f'the column "{shorten(self.header)}" {reason}')
+            reason = f'the column "{shorten(header)}" has an empty name'
+            raise DeviceError(reason, advice.COLUMN_NAME)
 
     def put(self, cell: str, metadata: dict[str, Any]) -> None:
-        """Put the cell's value where it belongs. Raises CellError."""
-        try:
-            value = self._convert(cell)
-        except CellError as error:
-            where = f'column "{shorten(self.header)}"'
-            raise CellError(f'{where}: "{shorten(cell)}" is {error}') from None
+        """Store the value of ``cell`` in ``metadata``. Raises DeviceError."""
+        if self.type != "string" and not (cell := cell.strip()):
+            return
+        value = self._parse(cell)
         for parent in self._parents:
             metadata = metadata.setdefault(parent, {})
         metadata[self._member] = value
 
     def claim(self, tree: dict[str, Any]) -> None:
-        """Enter this column into ``tree``, which is as the metadata will be. Raises
-        HeaderError if another one is there."""
+        """Store the column in ``tree``, which has the structure of the metadata. Raises
+        DeviceError if another column has the same member."""
         found: Any = tree
         for parent in self._parents:
             found = found.setdefault(parent, {})
@@ -108,33 +110,27 @@ class Column:
             return
         while isinstance(found, dict):
             found = next(iter(found.values()))
-        raise self._error(f'goes where the column "{shorten(found.header)}" goes')
+        names = f'"{shorten(found.header)}" and "{shorten(self.header)}"'
+        reason = f"the columns {names} have the same member"
+        raise DeviceError(reason, advice.SAME_COLUMN)
 
 
-class Nameless:
-    """A column without a name, as Excel leaves them behind: its cells are empty."""
+class Nameless(Column):
+    """A column without a name, which must be empty."""
+
+    def __init__(self) -> None:
+        self.header = ""
+        self.type = "string"
 
     def put(self, cell: str, metadata: dict[str, Any]) -> None:
-        """Raise CellError."""
-        raise CellError(f'"{shorten(cell)}" is in a column that has no name')
+        """Raise DeviceError."""
+        reason = f'"{shorten(cell)}" is in a column without a name'
+        raise DeviceError(reason, advice.NAMELESS)
 
 
-def columns_of(header: Sequence[str]) -> list[Column | Nameless | None]:
-    """Return what each column is; the identifier's is None. Raises HeaderError."""
-    if header.count(IDENTIFIER) != 1:
-        found = shorten(", ".join(f'"{name}"' for name in header)) or "none"
-        raise HeaderError(
-            f'the header must have one column "{IDENTIFIER}"; its columns: {found}'
-        )
-    tree: dict[str, Any] = {}
-    columns: list[Column | Nameless | None] = []
-    for name in header:
-        if name == IDENTIFIER:
-            columns.append(None)
-        elif name:
-            column = Column(name)
-            column.claim(tree)
-            columns.append(column)
-        else:
-            columns.append(Nameless())
-    return columns
+def _path(name: str) -> list[str]:
+    """Return the names of the nested members, the outermost first."""
+    if "\\" not in name and TEXT_DOT.search(name) and ".." not in name.strip("."):
+        return [name]
+    marked = SEPARATOR_OR_ESCAPE.sub(lambda match: match[1] or SEPARATOR_MARK, name)
+    return marked.split(SEPARATOR_MARK)

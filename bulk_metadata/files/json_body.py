@@ -1,157 +1,147 @@
-"""The API's own body, {"devices": {...}}, with any number of devices.
+"""JSON: the request body of the API, an array of devices, or a sequence of devices."""
 
-Read piece by piece. Python's parser finds where a value ends; what is sent is the text
-between, so that every digit of every number stays.
-"""
-
-import codecs
 import json
 import re
-from collections.abc import Iterator
-from itertools import count
-from typing import BinaryIO
+from collections.abc import Generator, Iterator
+from itertools import chain, count
+from typing import TextIO
 
-import msgspec
-
-from bulk_metadata.core.json_text import ANY_VALUE
+from bulk_metadata.core.json_text import ANY_VALUE, MEMBERS, InvalidJsonError
+from bulk_metadata.core.text import shorten
+from bulk_metadata.files import Options, advice
 from bulk_metadata.files.device import Device, FileError, Problem
-from bulk_metadata.files.lines import MAX_LINE_BYTES, NOT_UTF8, refuse_utf16
+from bulk_metadata.files.json_stream import JsonStream
+from bulk_metadata.files.ndjson import parse_device, read_ndjson
+from bulk_metadata.files.source import (
+    BYTE_ORDER_MARK,
+    INVALID_BYTE,
+    MAX_LENGTH,
+    encoding_error,
+    long_line,
+    read_lines,
+)
 
-PIECE_BYTES = 256 * 1024
+# Characters of the first line, which determines whether each device is on one line.
+FIRST_LINE_LENGTH = 64 * 1024
 
-# A piece may end within a token, and the rest of it looks like an error, or like a
-# number's end: 1e+ for one. Two escapes, \ud83d\ude9a, are the longest token.
-TOKEN_LENGTH = 12
-
-NO_SPACE = re.compile(r"[^ \t\n\r]")
+# The first line of a value that continues on the next line.
+CONTINUED = re.compile(r'.*[\[{,:]\s*|\s*\{\s*"devices".*', re.DOTALL)
 
 
-def read_json_body(file: BinaryIO) -> Iterator[Device | Problem]:
-    """Yield what the member "devices" says; others are passed over. Raises FileError
-    where the JSON breaks, and for anything else than one such object."""
-    text = Text(file)
+def read_json(text: TextIO, options: Options) -> Iterator[Device | Problem]:
+    """Return the devices in JSON of any structure. Raises FileError, immediately if the
+    beginning is not JSON."""
+    line, first = 0, "\n"
+    while first.isspace():
+        line += 1
+        first = text.readline(FIRST_LINE_LENGTH).lstrip(BYTE_ORDER_MARK)
+    if not first.lstrip().startswith(("{", "[")):
+        reason = f'expected a JSON object, got "{shorten(first.strip())}"'
+        raise FileError(line, INVALID_BYTE.sub("?", reason), advice.NO_JSON)
+    if not _is_device(first, options.file_format == "ndjson"):
+        return _read_values(JsonStream(text, first, line))
+    if not first.endswith(("\n", "\r")):
+        first += text.readline(MAX_LENGTH)
+    if len(first) > MAX_LENGTH:
+        raise long_line(line)
+    return read_ndjson(chain([first], read_lines(text)), line)
+
+
+def _is_device(line: str, is_ndjson: bool) -> bool:
+    """Return whether ``line`` is a device, not the beginning of another value."""
+    if line.lstrip().startswith("["):
+        return False
+    try:
+        return "devices" not in MEMBERS.decode(INVALID_BYTE.sub("?", line))
+    except RecursionError:
+        return is_ndjson
+    except InvalidJsonError:
+        return is_ndjson and not CONTINUED.fullmatch(line)
+
+
+def _read_values(stream: JsonStream) -> Iterator[Device | Problem]:
     numbers = count(1)
-    found = False
-    for name in _members(text):
+    if stream.peek() == "[":
+        yield from _array(stream, numbers)
+    else:
+        is_body = yield from _first_object(stream, numbers)
+        while not is_body and stream.peek() == "{":
+            line = stream.line
+            yield parse_device(next(numbers), line, stream.value())
+    if stream.peek():
+        raise stream.error("the end of the file")
+
+
+def _first_object(
+    stream: JsonStream, numbers: Iterator[int]
+) -> Generator[Device | Problem, None, bool]:
+    """Yield the devices in the first object: the request body or a device. Return
+    whether it is the request body."""
+    line, is_body, members = stream.line, False, dict[str, str]()
+    for name in _members(stream):
         if name != "devices":
-            text.value()
+            members[name] = stream.value()
             continue
-        if found:
-            raise FileError(text.line, 'a second "devices"')
-        found = True
-        if text.peek() != "{":
-            raise FileError(text.line, "devices must be an object")
-        for identifier in _members(text):
-            line = text.line
-            yield _device(next(numbers), line, identifier.strip(), text.value())
-    if not found:
-        raise FileError(text.line, 'there is no "devices"')
-    if text.peek():
-        raise FileError(text.line, "the object has ended, and something follows it")
+        if is_body:
+            reason = 'the member "devices" occurs twice'
+            raise FileError(stream.line, reason, advice.JSON_BODY)
+        is_body = True
+        if stream.peek() == "[":
+            yield from _array(stream, numbers)
+        else:
+            yield from _body(stream, numbers)
+    if not is_body and "identifier" not in members:
+        reason = 'the object has no member "devices" or "identifier"'
+        raise FileError(line, reason, advice.JSON_BODY)
+    if not is_body:
+        texts = (f"{json.dumps(name)}:{value}" for name, value in members.items())
+        yield parse_device(next(numbers), line, f"{{{','.join(texts)}}}")
+    return is_body
 
 
-def _members(text: "Text") -> Iterator[str]:
-    """Yield the names of the members of an object. Whoever is given one reads its
-    value."""
-    text.expect("{")
-    if text.peek() == "}":
-        text.expect("}")
-        return
-    while True:
-        if text.peek() != '"':
-            raise FileError(text.line, "a member's name is expected")
-        name: str = json.loads(text.value())
-        text.expect(":")
+def _body(stream: JsonStream, numbers: Iterator[int]) -> Iterator[Device | Problem]:
+    """Yield the members of the object "devices"."""
+    if stream.peek() != "{":
+        raise stream.error("an object with the devices")
+    for identifier in _members(stream):
+        line = stream.line
+        yield _device(next(numbers), line, identifier.strip(), stream.value())
+
+
+def _array(stream: JsonStream, numbers: Iterator[int]) -> Iterator[Device | Problem]:
+    """Yield the devices in an array."""
+    stream.expect("[")
+    while stream.peek() != "]":
+        line = stream.line
+        yield parse_device(next(numbers), line, stream.value())
+        if stream.peek() != "]":
+            stream.expect(",")
+    stream.expect("]")
+
+
+def _members(stream: JsonStream) -> Iterator[str]:
+    """Yield the names of the members of an object. The consumer reads each value."""
+    stream.expect("{")
+    while stream.peek() != "}":
+        if stream.peek() != '"':
+            raise stream.error("a name in double quotes")
+        name: str = json.loads(stream.value())
+        stream.expect(":")
         yield name
-        if text.peek() == "}":
-            break
-        text.expect(",")
-    text.expect("}")
+        if stream.peek() != "}":
+            stream.expect(",")
+    stream.expect("}")
 
 
 def _device(number: int, line: int, identifier: str, value: str) -> Device | Problem:
+    if INVALID_BYTE.search(identifier + value):
+        error = encoding_error(identifier + value)
+        return Problem(number, line, "", error.reason, error.fix)
     try:
         identifier.encode()
         return Device(number, line, identifier, bytes(ANY_VALUE.decode(value)))
-    except msgspec.DecodeError as error:
-        # Python's parser takes more than JSON allows, NaN for one.
-        return Problem(number, line, identifier, f"metadata: {error}")
-    except UnicodeEncodeError:
-        return Problem(number, line, "", NOT_UTF8)
-
-
-class Text:
-    """The text of a file, of which a piece is held."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
-        # Its numbers stay text: Python would not take one of 5,000 digits.
-        self._parser = json.JSONDecoder(parse_int=str, parse_float=str)
-        self._text = ""
-        self._position = 0
-        self._is_whole = False
-        #: The line that is being read, from 1 on.
-        self.line = 1
-
-    def peek(self) -> str:
-        """Return the next character that is not white space; "" at the end."""
-        while True:
-            start = self._position
-            if found := NO_SPACE.search(self._text, start):
-                self._position = found.start()
-            else:
-                self._position = len(self._text)
-            self.line += self._text.count("\n", start, self._position)
-            if found:
-                return found.group()
-            if not self._read_on(PIECE_BYTES):
-                return ""
-
-    def expect(self, character: str) -> None:
-        """Read ``character``. Raises FileError if that is not what comes."""
-        if self.peek() != character:
-            raise FileError(self.line, f"{character!r} is expected")
-        self._position += 1
-
-    def value(self) -> str:
-        """Read a JSON value, and return its text. Raises FileError if it is none."""
-        self.peek()
-        size = PIECE_BYTES
-        while (end := self._end_of_value()) is None:
-            if len(self._text) - self._position > MAX_LINE_BYTES:
-                raise FileError(self.line, f"a value of over {MAX_LINE_BYTES} bytes")
-            self._read_on(size)
-            size *= 2  # so that a long one is not parsed over and over
-        value = self._text[self._position : end]
-        self.line += value.count("\n")
-        self._position = end
-        return value
-
-    def _end_of_value(self) -> int | None:
-        """Return where the value ends; None if more of the file may tell."""
-        try:
-            _, end = self._parser.raw_decode(self._text, self._position)
-        except RecursionError:
-            raise FileError(self.line, "nested too deeply") from None
-        except json.JSONDecodeError as error:
-            is_open = error.msg.startswith("Unterminated string")
-            if self._is_whole or not (is_open or self._is_near_end(error.pos)):
-                line = self.line + self._text.count("\n", self._position, error.pos)
-                raise FileError(line, error.msg) from None
-            return None
-        return end if self._is_whole or not self._is_near_end(end) else None
-
-    def _is_near_end(self, position: int) -> bool:
-        return len(self._text) - position < TOKEN_LENGTH
-
-    def _read_on(self, size: int) -> bool:
-        """Hold up to ``size`` more bytes; tell whether there were any."""
-        piece = self._file.read(size)
-        if self.line == 1:
-            refuse_utf16(piece)
-        self._is_whole = not piece
-        text = self._decoder.decode(piece, final=self._is_whole)
-        self._text = self._text[self._position :] + text
-        self._position = 0
-        return not self._is_whole
+    except (InvalidJsonError, UnicodeEncodeError):
+        # Python's parser accepts more than JSON allows: NaN, and lone surrogates.
+        text = shorten(f"{identifier!a}: {value}")
+        reason = f"{text} is not valid JSON"
+        return Problem(number, line, "", reason, advice.JSON_SYNTAX)

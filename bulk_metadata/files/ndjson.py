@@ -1,43 +1,72 @@
-"""NDJSON: a line for each device, {"identifier": ..., "metadata": {...}}."""
+"""NDJSON: one device per line, ``{"identifier": ..., "metadata": {...}}``."""
 
-from collections.abc import Iterator
-from itertools import count
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
 
-import msgspec
+from bulk_metadata.core.json_text import (
+    MEMBERS,
+    Decoder,
+    InvalidJsonError,
+    JsonText,
+    Struct,
+    UnexpectedTypeError,
+)
+from bulk_metadata.core.text import shorten
+from bulk_metadata.files import advice
+from bulk_metadata.files.device import Device, DeviceError, Problem
+from bulk_metadata.files.source import encoding_error
 
-from bulk_metadata.core.json_text import JsonText
-from bulk_metadata.files.device import Device, Problem
-from bulk_metadata.files.lines import NOT_UTF8, read_lines
 
-
-class Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A line. Both members must be there: metadata that is missing would be wiped."""
+class JsonDevice(Struct, forbid_unknown_fields=True, gc=False):
+    """A device as a JSON object."""
 
     identifier: str
-    metadata: JsonText
+    metadata: JsonText = JsonText(b"")
 
 
-LINE = msgspec.json.Decoder(Line)
+DEVICE = Decoder(JsonDevice)
+MEMBER_NAMES = JsonDevice.__struct_fields__
 
 
-def read_ndjson(file: BinaryIO) -> Iterator[Device | Problem]:
-    """Yield what each line says; blank ones are passed over. Raises FileError."""
-    numbers = count(1)
-    for line, text in enumerate(read_lines(file), 1):
-        reason: object
-        try:
-            found = LINE.decode(text)
-        except msgspec.DecodeError as error:
-            if not text.strip():
-                continue
-            reason = error
-        except RecursionError:
-            reason = "nested too deeply"
-        except UnicodeEncodeError:
-            reason = NOT_UTF8
-        else:
-            identifier = found.identifier.strip()
-            yield Device(next(numbers), line, identifier, bytes(found.metadata))
-            continue
-        yield Problem(next(numbers), line, "", str(reason))
+def read_ndjson(lines: Iterable[str], first_line: int) -> Iterator[Device | Problem]:
+    """Yield the device in each line that is not blank."""
+    number = 1
+    for line, text in enumerate(lines, first_line):
+        if text.strip():
+            yield parse_device(number, line, text)
+            number += 1
+
+
+def parse_device(number: int, line: int, text: str) -> Device | Problem:
+    """Return the device in the JSON object ``text``."""
+    try:
+        found = DEVICE.decode(text)
+        identifier, document = found.identifier.strip(), bytes(found.metadata)
+        return Device(number, line, identifier, document)
+    except UnicodeEncodeError:
+        error = encoding_error(text)
+    except RecursionError:
+        reason = "the metadata has too many levels of nesting"
+        error = DeviceError(reason, advice.NESTING)
+    except InvalidJsonError:
+        error = _explain(text.strip())
+    return Problem(number, line, "", error.reason, error.fix)
+
+
+def _explain(text: str) -> DeviceError:
+    """Return the error of a JSON text that is not a device."""
+    try:
+        members = MEMBERS.decode(text)
+    except UnexpectedTypeError:
+        reason = f'expected a JSON object, got "{shorten(text)}"'
+        return DeviceError(reason, advice.JSON_DEVICE)
+    except InvalidJsonError:
+        return DeviceError(f'"{shorten(text)}" is not valid JSON', advice.JSON_LINE)
+    if "identifier" not in members:
+        return DeviceError('the member "identifier" is missing', advice.JSON_DEVICE)
+    identifier = bytes(members["identifier"]).decode()
+    if not identifier.startswith('"'):
+        reason = f'the identifier must be a text, got "{shorten(identifier)}"'
+        return DeviceError(reason, advice.JSON_TEXT)
+    unknown = next((name for name in members if name not in MEMBER_NAMES), "")
+    reason = f'the member "{shorten(unknown)}" is unknown'
+    return DeviceError(reason, advice.JSON_DEVICE)

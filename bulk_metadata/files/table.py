@@ -1,136 +1,161 @@
-"""CSV and TSV, Excel's too: a row for each device, and a column for each member.
+"""CSV and TSV: a row for each device, and a column for each member of the metadata.
 
-What the columns are is told by column.py. An empty cell leaves the member out.
+Instead of these columns, a table can have the column "metadata", with a JSON object in
+each cell. An empty cell means that the device does not have the member.
 """
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, count
-from typing import Any, BinaryIO, TextIO
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-import msgspec
-
-from bulk_metadata.files.columns import (
-    IDENTIFIER,
-    CellError,
-    Column,
-    HeaderError,
-    Nameless,
-    columns_of,
+from bulk_metadata.core.text import shorten
+from bulk_metadata.files import Options, advice
+from bulk_metadata.files.cells import ZERO_WIDTH, clean_name
+from bulk_metadata.files.device import Device, DeviceError, FileError, Problem
+from bulk_metadata.files.rows import SEPARATOR_LINE, Rows
+from bulk_metadata.files.source import (
+    INVALID_BYTE,
+    MAX_LENGTH,
+    encoding_error,
+    read_lines,
 )
-from bulk_metadata.files.device import Device, FileError, Problem
-from bulk_metadata.files.lines import MAX_LINE_BYTES, NOT_UTF8, read_lines
 
-csv.field_size_limit(MAX_LINE_BYTES)
+if TYPE_CHECKING:
+    from _csv import Writer
 
-# Excel writes the list separator of its country.
-SEPARATORS = ",;\t"
-# And some write for it what that is.
-SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?")
+csv.field_size_limit(MAX_LENGTH)
 
-# In plain words what the csv module says of programs.
-PLAIN_WORDS = {
-    "unexpected end of data": "a quote is never closed",
-    "field larger than": f"a cell of over {MAX_LINE_BYTES} characters; is a quote "
-    "never closed?",
-    "new-line character": "a carriage return that ends no line. If all lines end with "
-    "one, as on old Macs, save the file with other line ends",
-}
+SEPARATORS = ",;\t|"
 
+# PowerShell's Export-Csv writes it before the header.
+TYPE_LINE = re.compile(r"#TYPE .*\s*")
 
-def read_csv(file: BinaryIO) -> Iterator[Device | Problem]:
-    """Yield what each row says. The header tells how cells are separated. Raises
-    FileError."""
-    lines = read_lines(file)
-    first = next(lines, "")
-    if said := SEPARATOR_LINE.fullmatch(first):
-        yield from _read(chain(["\n"], lines), said[1])
-    else:
-        yield from _read(chain([first], lines), max(SEPARATORS, key=first.count))
+# Lines of a header with line breaks in quoted cells.
+MAX_HEADER_LINES = 100
+
+# In messages of the csv module.
+OPEN_QUOTE = "unexpected end of data"
+LONG_CELL = "field larger than"
 
 
-def read_tsv(file: BinaryIO) -> Iterator[Device | Problem]:
-    """Yield what each row says, its cells separated by tabs. Raises FileError."""
-    return _read(read_lines(file), "\t")
+class Header(NamedTuple):
+    """The header of a table."""
+
+    line: int
+    last_line: int
+    separator: str
+    names: list[str]
+    # Index of the identifier column.
+    place: int
 
 
-def _read(lines: Iterable[str], separator: str) -> Iterator[Device | Problem]:
-    rows = _rows(lines, separator)
-    line, header = next(rows, (1, []))
-    header = [name.strip() for name in header]
+def read_table(text: TextIO, options: Options) -> Iterator[Device | Problem]:
+    """Read the header and return the devices. Raises FileError, for the header
+    immediately."""
+    lines = read_lines(text)
+    header = _read_header(lines, options.identifier_column)
     try:
-        "".join(header).encode()
-        columns = columns_of(header)
-    except UnicodeEncodeError:
-        raise FileError(line, NOT_UTF8) from None
-    except HeaderError as error:
-        raise FileError(line, error) from None
-    place = header.index(IDENTIFIER)
-    for number, (line, row) in zip(count(1), rows, strict=False):
-        yield _device(number, line, row, place, columns)
+        rows = Rows(header.names, header.place)
+    except DeviceError as error:
+        raise FileError(header.line, error.reason, error.fix) from None
+    if not (rows.have_metadata or options.allow_empty):
+        reason = f'the table has no column except "{header.names[header.place]}"'
+        raise FileError(header.line, reason, advice.NO_METADATA)
+    return rows.devices(_rows(lines, header))
 
 
-def _rows(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows in which anything stands, each with the line where it begins: a
-    cell in quotes may hold line breaks."""
-    rows = csv.reader(lines, delimiter=separator, strict=True)
-    line = 1
+def _read_header(lines: Iterator[str], identifier_column: str) -> Header:
+    """Read the header. The separator is the one that sets the identifier column apart.
+
+    Raises FileError.
+    """
+    separators, pending, line = SEPARATORS, list[str](), 1
+    for line, characters in enumerate(lines, 1):
+        if not pending and (match := SEPARATOR_LINE.fullmatch(characters)):
+            separators = match[1]
+        elif pending or not (_is_blank(characters) or TYPE_LINE.fullmatch(characters)):
+            pending.append(characters)
+            rows = [_split(pending, separator) for separator in separators]
+            for separator, names in zip(separators, rows, strict=True):
+                if places := _places(names, identifier_column):
+                    first = line + 1 - len(pending)
+                    header = Header(first, line, separator, names, places[0])
+                    return _checked(header, len(places))
+            if all(rows) or len(pending) == MAX_HEADER_LINES:
+                break
+    rows = [_split(pending, separator) for separator in separators]
+    raise _error(line + 1 - max(len(pending), 1), max(rows, key=len), advice.HEADER)
+
+
+def _is_blank(characters: str) -> bool:
+    """Return whether a line has no visible characters except separators."""
+    return not characters.strip(f"{SEPARATORS}{ZERO_WIDTH} \r\n")
+
+
+def _places(names: Sequence[str], identifier_column: str) -> list[int]:
+    expected = identifier_column.strip().casefold()
+    return [place for place, name in enumerate(names) if name.casefold() == expected]
+
+
+def _checked(header: Header, identifier_columns: int) -> Header:
+    if identifier_columns > 1:
+        raise _error(header.line, header.names, advice.ONE_IDENTIFIER_COLUMN)
+    if invalid := next(filter(INVALID_BYTE.search, header.names), None):
+        error = encoding_error(invalid)
+        raise FileError(header.line, error.reason, error.fix)
+    return header
+
+
+def _error(line: int, names: Sequence[str], fix: str) -> FileError:
+    if any(name.startswith(("{", "[")) for name in names[:1]):
+        fix = advice.JSON_CONTENT
+    found = shorten(", ".join(f'"{name}"' for name in names)) or "none"
+    if INVALID_BYTE.search(found):
+        found, fix = INVALID_BYTE.sub("?", found), advice.ENCODING
+    reason = f"the header must have one identifier column; its columns: {found}"
+    return FileError(line, reason, fix)
+
+
+def _split(lines: Sequence[str], separator: str) -> list[str]:
+    """Return the names in a header, and none if it is invalid or incomplete."""
+    try:
+        cells = next(csv.reader(lines, delimiter=separator, strict=True), [])
+    except csv.Error:
+        return []
+    return [clean_name(cell) for cell in cells]
+
+
+def _rows(lines: Iterator[str], header: Header) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not empty, each with the line where it begins."""
+    rows = csv.reader(lines, delimiter=header.separator, strict=True)
+    line = header.last_line + 1
     try:
         for row in rows:
             if any(row):
                 yield line, row
-            line = rows.line_num + 1
+            line = rows.line_num + header.last_line + 1
     except csv.Error as error:
-        reasons = (plain for words, plain in PLAIN_WORDS.items() if words in str(error))
-        raise FileError(line, next(reasons, error)) from None
+        reason, fix = "a cell continues after its closing double quote", advice.QUOTES
+        if OPEN_QUOTE in str(error):
+            reason = "a double quote is never closed"
+        elif LONG_CELL in str(error):
+            reason = f"a cell has more than {MAX_LENGTH:,} characters"
+            fix = advice.LONG_LINE
+        raise FileError(line, reason, fix) from None
 
 
-def _device(
-    number: int,
-    line: int,
-    row: Sequence[str],
-    place: int,
-    columns: Sequence[Column | Nameless | None],
-) -> Device | Problem:
-    if len(row) != len(columns):
-        reason = f"{len(row)} cells, where the header has {len(columns)}"
-        return Problem(number, line, "", reason)
-    try:
-        "".join(row).encode()
-    except UnicodeEncodeError:
-        return Problem(number, line, "", NOT_UTF8)
-    identifier = row[place].strip()
-    metadata: dict[str, Any] = {}
-    reasons = []
-    for column, cell in zip(columns, row, strict=True):
-        if column and cell:
-            try:
-                column.put(cell, metadata)
-            except CellError as error:
-                reasons.append(str(error))
-    if reasons:
-        return Problem(number, line, identifier, "; ".join(reasons))
-    try:
-        return Device(number, line, identifier, msgspec.json.encode(metadata))
-    except RecursionError:
-        return Problem(number, line, identifier, "nested too deeply")
+def csv_writer(file: TextIO, separator: str = ",") -> "Writer":
+    """Return a writer of rows that end with a line feed, as scripts expect."""
+    return csv.writer(_LineFeeds(file), delimiter=separator)
 
 
-class Lines:
-    """A text file for the csv module that ends rows with LF, as scripts expect.
-
-    With the parameter lineterminator, the csv module does not quote a CR in a cell.
-    """
+class _LineFeeds:
+    """Replaces the line ends of the csv module. It would write carriage returns
+    without quotes if it wrote line feeds itself."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def write(self, row: str) -> None:
-        """Write ``row``, which ends with CRLF."""
         self._file.write(row.removesuffix("\r\n") + "\n")
-
-
-def csv_writer(file: TextIO) -> Any:
-    """Return a csv.writer whose rows end with LF."""
-    return csv.writer(Lines(file))

@@ -14,13 +14,20 @@ from bulk_metadata.client.journal import Journal
 from bulk_metadata.client.progress import Display
 from bulk_metadata.client.push import check
 from bulk_metadata.client.signals import StoppedError
-from bulk_metadata.files.reader import read
+from bulk_metadata.files import Options
+from bulk_metadata.files.reader import DeviceFile
 from bulk_metadata.files.source import Source
 from tests.conftest import Organization
 from tests.support.service import ROOT, Service
 
 LINES = [f'{{"identifier": "SN-{number}", "metadata": {{}}}}' for number in range(5)]
 FLEET = "".join(line + "\n" for line in LINES).encode()
+
+
+NOT_A_NUMBER = (
+    'column "n:number": expected a number, got "x". Use digits and a decimal point, '
+    "without a thousands separator: 1234.5"
+)
 
 
 def push(
@@ -66,11 +73,18 @@ def test_all_problems_are_printed_and_nothing_is_sent(
     assert done.stderr.splitlines() == [
         "Reading ...",
         "Checking ...",
-        "fleet.ndjson, line 6: JSON is malformed: invalid character (byte 0)",
-        'fleet.ndjson, line 7, device "SN-1": the same identifier as on line 2',
-        'fleet.ndjson, line 8, device "SN-3": the same identifier as on line 4',
-        'fleet.ndjson, line 9, device "SN-3": the same identifier as on line 4',
-        "Error: 4 problems.",
+        'fleet.ndjson, line 6: "x" is not valid JSON. Write each device on one line, '
+        "for example with: jq -c . FILE",
+        *(
+            f'fleet.ndjson, line {line}, device "{identifier}": the same identifier as '
+            f"in line {first}. Keep one entry for each device."
+            for line, identifier, first in [
+                (7, "SN-1", 2),
+                (8, "SN-3", 4),
+                (9, "SN-3", 4),
+            ]
+        ),
+        "Error: 4 errors. Nothing was sent.",
     ]
     assert acme.rows() == before
     assert os.listdir(tmp_path) == ["fleet.ndjson"]
@@ -86,8 +100,10 @@ def test_no_check_sends_valid_devices(
     done = push(tmp_path, "fleet.ndjson", "--url", url, "--no-check", key=acme.key)
     assert done.returncode == 1
     assert done.stderr.splitlines()[2:] == [
-        "fleet.ndjson, line 2: JSON is malformed: invalid character (byte 0)",
-        'fleet.ndjson, line 3, device "SN-4": metadata must be a JSON object',
+        'fleet.ndjson, line 2: "x" is not valid JSON. Write each device on one line, '
+        "for example with: jq -c . FILE",
+        'fleet.ndjson, line 3, device "SN-4": metadata must be a JSON object. '
+        'Use a JSON object: {"status": "active"}',
         "Error: 2 invalid.",
     ]
     assert acme.metadata() == {"SN-0": {}, "SN-4": {"old": 1}}
@@ -109,39 +125,39 @@ def test_repeated_identifiers_are_found_fast(tmp_path: Path) -> None:
     ]
     (tmp_path / "fleet.ndjson").write_text("".join([*lines, *lines]))
     done = push(tmp_path, "fleet.ndjson", "--quiet")
-    *problems, end = done.stderr.splitlines()
+    *problems, rest, end = done.stderr.splitlines()
+    fix = "Keep one entry for each device."
     assert problems == [
         f'fleet.ndjson, line {count + number + 1}, device "SN-{number}": '
-        f"the same identifier as on line {number + 1}"
-        for number in range(count)
+        f"the same identifier as in line {number + 1}. {fix}"
+        for number in range(20)
     ]
-    assert end == "Error: 50,000 problems."
+    assert rest == f"fleet.ndjson: 49,980 further errors of the same kind. {fix}"
+    assert end == "Error: 50,000 errors. Nothing was sent."
 
 
 def test_problems_are_printed_as_json(tmp_path: Path) -> None:
-    (tmp_path / "fleet.csv").write_text('identifier,n:number\n"a\x1b[2J",x\n')
+    (tmp_path / "fleet.csv").write_text('identifier,n:number\n"a\xa0b",x\n')
     done = push(tmp_path, "fleet.csv", "--json", "--quiet")
     assert done.returncode == 1
     problem, summary = map(json.loads, done.stdout.splitlines())
     assert problem == {
-        "problem": 'column "n:number": "x" is not a number',
+        "problem": NOT_A_NUMBER,
         "line": 2,
-        "identifier": "a\x1b[2J",
+        "identifier": "a\xa0b",
     }
-    assert summary["summary"]["failure"] == "1 problem"
-    # Control characters are escaped on a terminal.
+    assert summary["summary"]["failure"] == "1 error. Nothing was sent"
+    # Unprintable characters are escaped on a terminal.
     done = push(tmp_path, "fleet.csv", "--quiet")
     assert done.stderr.splitlines() == [
-        'fleet.csv, line 2, device "a\\x1b[2J": column "n:number": "x" is not a number',
-        "Error: 1 problem.",
+        f'fleet.csv, line 2, device "a\\xa0b": {NOT_A_NUMBER}',
+        "Error: 1 error. Nothing was sent.",
     ]
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("empty.ndjson", b""),
-        ("empty.ndjson.gz", gzip.compress(b"")),
         ("header.csv", b"identifier,a\n"),
         ("none.json", b'{"devices": {}}'),
     ],
@@ -152,34 +168,9 @@ def test_file_without_devices_is_rejected(
     (tmp_path / name).write_bytes(content)
     done = push(tmp_path, name)
     assert done.returncode == 1
-    assert done.stderr.endswith("Error: The file contains no devices.\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("fleet.ndjson", FLEET),
-        ("fleet.jsonl", FLEET),
-        ("FLEET.NDJSON", FLEET),
-        ("fleet.ndjson.gz", gzip.compress(FLEET)),
-        ("FLEET.NDJSON.GZ", gzip.compress(FLEET)),
-        # The name does not determine the compression.
-        ("fleet.ndjson", gzip.compress(FLEET)),
-        ("fleet.ndjson.gz", FLEET),
-        ("members.ndjson.gz", gzip.compress(FLEET[:61]) + gzip.compress(FLEET[61:])),
-        ("fleet.json.gz", gzip.compress(b'{"devices": {"SN-1": {}}}')),
-        ("fleet.tsv", b"identifier\ta\nSN-1\tb\n"),
-    ],
-)
-def test_extension_determines_format(name: str, content: bytes, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    assert is_valid(push(tmp_path, name))
-
-
-def test_format_option_overrides_extension(tmp_path: Path) -> None:
-    (tmp_path / "fleet.csv").write_bytes(FLEET)
-    assert is_valid(push(tmp_path, "fleet.csv", "--format", "ndjson"))
-    assert not is_valid(push(tmp_path, "fleet.csv"))
+    assert done.stderr.endswith(
+        "Error: The file contains no devices. Nothing was sent.\n"
+    )
 
 
 def test_unknown_extension_is_rejected(tmp_path: Path) -> None:
@@ -192,11 +183,11 @@ def test_unknown_extension_is_rejected(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", [FLEET, gzip.compress(FLEET)])
+@pytest.mark.parametrize("content", [FLEET, gzip.compress(FLEET, mtime=0)])
 def test_standard_input_is_read(content: bytes, tmp_path: Path) -> None:
     assert is_valid(push(tmp_path, "-", "--format", "ndjson", stdin=content))
     done = push(tmp_path, "-", "--format", "ndjson", stdin=b"x\n")
-    assert "standard input, line 1: JSON is malformed" in done.stderr
+    assert 'standard input, line 1: expected a JSON object, got "x"' in done.stderr
     assert push(tmp_path, "-", stdin=content).returncode == 2
 
 
@@ -208,25 +199,6 @@ def test_named_pipe_is_read(tmp_path: Path) -> None:
     )
     assert is_valid(push(tmp_path, "fleet.ndjson"))
     assert writer.wait(60) == 0
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (gzip.compress(FLEET)[:-10], "Compressed file ended before"),
-        (gzip.compress(FLEET)[:-4] + b"0000", "Incorrect length of data produced"),
-        (gzip.compress(FLEET)[:10] + b"\xff" * 40, "Error -3 while decompressing"),
-        (gzip.compress(FLEET) + b"garbage", "Not a gzipped file"),
-    ],
-)
-def test_broken_gzip_file_is_reported(
-    content: bytes, reason: str, tmp_path: Path
-) -> None:
-    (tmp_path / "fleet.ndjson.gz").write_bytes(content)
-    done = push(tmp_path, "fleet.ndjson.gz")
-    assert done.returncode == 1
-    assert "fleet.ndjson.gz, line " in done.stderr
-    assert f": cannot read: {reason}" in done.stderr
 
 
 def test_closed_standard_input_is_reported(tmp_path: Path) -> None:
@@ -261,30 +233,6 @@ def test_results_never_replace_input_file(tmp_path: Path) -> None:
     assert (tmp_path / "fleet.ndjson").read_bytes() == FLEET
 
 
-def test_long_identifier_is_truncated(tmp_path: Path) -> None:
-    identifier = "x" * 1_000_000
-    (tmp_path / "fleet.csv").write_text(f"identifier,a:number\n{identifier},y\n")
-    done = push(tmp_path, "fleet.csv", "--quiet")
-    assert done.stderr.splitlines()[0] == (
-        f'fleet.csv, line 2, device "{"x" * 100}...": '
-        'column "a:number": "y" is not a number'
-    )
-    problem, _ = push(tmp_path, "fleet.csv", "--json", "--quiet").stdout.splitlines()
-    assert json.loads(problem)["identifier"] == identifier
-
-
-@pytest.mark.parametrize("check", ["--check", "--no-check"])
-def test_invalid_utf8_is_reported(check: str, tmp_path: Path) -> None:
-    (tmp_path / "fleet.csv").write_bytes(b"identifier,n:number\nSN-1\xe9,\xe9\n")
-    done = push(tmp_path, "fleet.csv", check, "--json")
-    assert done.returncode == 1
-    assert json.loads(done.stdout.splitlines()[0]) == {
-        "problem": "not UTF-8",
-        "line": 2,
-        "identifier": "",
-    }
-
-
 def test_missing_file_is_rejected(tmp_path: Path) -> None:
     assert push(tmp_path, "fleet.ndjson").returncode == 2
     assert push(tmp_path, ".").returncode == 2
@@ -293,14 +241,13 @@ def test_missing_file_is_rejected(tmp_path: Path) -> None:
 def test_stopped_check_lists_no_devices(tmp_path: Path) -> None:
     path = tmp_path / "fleet.ndjson"
     path.write_bytes(FLEET)
-    source = Source(str(path))
     journal = Journal(tmp_path / "journal", {}, resume=False)
     stop = threading.Event()
     stop.set()
-    with source.open() as file:
-        chunks = read(file, "ndjson", 10_000_000)
+    with Source(str(path)) as source:
+        file = DeviceFile(source, Options())
         with pytest.raises(StoppedError):
-            check(source, chunks, journal, Display("fleet.ndjson"), stop)
+            check(file, file.read(), journal, Display("fleet.ndjson"), stop)
     assert not journal.is_checked
     assert journal.counts() == {}
     journal.close(delete=True)

@@ -8,19 +8,12 @@ import sys
 import termios
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import IO
 
 import pytest
 
-from bulk_metadata.client.journal import Journal
-from bulk_metadata.client.progress import Display
-from bulk_metadata.client.push import check
 from bulk_metadata.client.report import Statistics, Summary
-from bulk_metadata.client.signals import StoppedError
-from bulk_metadata.files.reader import read
-from bulk_metadata.files.source import Source
 from tests.conftest import Organization
 from tests.support import fault_proxy as faults
 from tests.support.client_runner import Client, Done, numbered
@@ -183,19 +176,6 @@ def test_late_signal_keeps_exit_code(
         "file", statistics, 1.0, Path("out.csv"), journal, "", signal.SIGINT
     )
     assert summary.exit_code == code
-
-
-def test_stop_ends_check(pusher: Client) -> None:
-    source = Source(str(pusher.folder / "fleet.ndjson"))
-    journal = Journal(pusher.journal, {}, resume=False)
-    stop = threading.Event()
-    stop.set()
-    with closing(source.open()) as file:
-        chunks = read(file, "ndjson", 1000)
-        with pytest.raises(StoppedError):
-            check(source, chunks, journal, Display("fleet"), stop)
-    assert not journal.counts()
-    journal.close(delete=True)
 
 
 def test_new_run_replaces_results(pusher: Client, acme: Organization) -> None:
@@ -423,16 +403,17 @@ def test_file_changed_during_upload_is_reported(
     release.set()
     done = running.end()
     assert done.code == 1
-    assert "Error: the file changed, so the results may be wrong.\n" in done.err
+    assert (
+        "Error: the file changed while it was read, so results may be wrong."
+        in done.err
+    )
 
 
 def test_unknown_extension_is_rejected(pusher: Client) -> None:
     pusher.write(DEVICES, "fleet.txt")
     done = pusher.push(file="fleet.txt")
     assert done.code == 2
-    assert done.err.endswith(
-        'Error: Unknown file name extension ".txt". Set the format with --format.\n'
-    )
+    assert 'Unknown file name extension ".txt". Set the format with' in done.err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
-"""What all formats have in common: what they say is what is sent, and is taken."""
+"""All formats: the service accepts valid devices, and each format reads the same."""
 
-import csv
 import io
 import json
 import tracemalloc
@@ -13,11 +12,15 @@ from hypothesis import strategies as st
 
 from bulk_metadata.api.request import parse_body
 from bulk_metadata.api.validation import validate
-from bulk_metadata.client.batches import Batcher, split
+from bulk_metadata.client.batches import Batcher
 from bulk_metadata.core.errors import ApiError
+from bulk_metadata.files import Options
 from bulk_metadata.files.device import Device
-from bulk_metadata.files.reader import read
-from tests.support.reading import LIMIT, problems, read_all, texts
+from bulk_metadata.files.reader import DeviceFile
+from bulk_metadata.files.source import Source
+from bulk_metadata.files.table import csv_writer
+from tests.files.test_table import CELLS
+from tests.support.reading import LIMIT, read_all, read_path
 
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=5)
 VALUES = st.recursive(
@@ -27,158 +30,141 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-# Of every form, and around every limit.
+# Numbers of every form, and around every limit.
 NUMBERS = st.from_regex(
     r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,4})?", fullmatch=True
 )
 FLEETS = st.dictionaries(TEXT.map(str.strip), VALUES, min_size=1, max_size=5)
+DOCUMENTS = VALUES.map(json.dumps) | NUMBERS.map('{{"n":{}}}'.format)
 
 
-def as_text(value: Any, **options: Any) -> str:
-    return json.dumps(value, **options)
+def line(identifier: str, document: str) -> str:
+    return f'{{"identifier": {json.dumps(identifier)}, "metadata": {document}}}\n'
 
 
-def is_taken(device: Device) -> bool:
-    """Tell whether the service takes a call for ``device``."""
-    [batch] = Batcher(1000, LIMIT).batches([device])
-    try:
-        documents = validate(parse_body(batch.body))
-    except ApiError:
-        return False
-    return {key: bytes(text) for key, text in documents.items()} == {
-        device.identifier: device.document
-    }
+def accepted(devices: list[Device]) -> dict[str, bytes]:
+    """Return the devices in requests with these devices that the service accepts."""
+    found: dict[str, bytes] = {}
+    for batch in Batcher(1000, LIMIT).batches(devices):
+        try:
+            documents = validate(parse_body(batch.body))
+        except ApiError:
+            continue
+        found.update((key, bytes(text)) for key, text in documents.items())
+    return found
+
+
+def is_accepted(document: str) -> bool:
+    return bool(accepted([Device(1, 1, "SN-1", document.encode())]))
 
 
 @given(fleet=FLEETS, ascii_only=st.booleans(), indent=st.sampled_from([None, 2]))
-def test_ndjson_and_json_say_the_same_to_the_byte(
+def test_ndjson_and_json_read_the_same(
     fleet: dict[str, Any], ascii_only: bool, indent: int | None
 ) -> None:
     documents = {
-        identifier: as_text(value, ensure_ascii=ascii_only)
+        identifier: json.dumps(value, ensure_ascii=ascii_only)
         for identifier, value in fleet.items()
     }
-    lines = "".join(
-        f'{{"identifier": {as_text(identifier)}, "metadata": {document}}}\n'
-        for identifier, document in documents.items()
-    )
     space = "\n" if indent else ""
     members = f",{space}".join(
-        f"{as_text(identifier)}:{space}{document}"
+        f"{json.dumps(identifier)}:{space}{document}"
         for identifier, document in documents.items()
     )
     body = f'{{"devices":{space}{{{members}}}}}'
+    lines = "".join(line(*item) for item in documents.items())
     in_lines, wrong_in_lines = read_all(lines, "ndjson")
     in_body, wrong_in_body = read_all(body, "json")
-    assert [problem[1:] for problem in wrong_in_lines] == [
-        problem[1:] for problem in wrong_in_body
+    assert [found[1:] for found in wrong_in_lines] == [
+        found[1:] for found in wrong_in_body
     ]
     for devices in (in_lines, in_body):
         for device in devices:
             assert device.document.decode() == documents[device.identifier]
 
 
-@given(
-    document=VALUES.map(as_text) | NUMBERS.map(lambda number: f'{{"n": {number}}}'),
-    identifier=TEXT,
-)
-def test_what_is_sound_is_what_the_service_takes(
+@given(document=DOCUMENTS, identifier=TEXT)
+def test_service_accepts_exactly_the_valid_devices(
     document: str, identifier: str
 ) -> None:
-    line = f'{{"identifier": {as_text(identifier)}, "metadata": {document}}}\n'
-    devices, wrong = read_all(line, "ndjson")
-    assert len(devices) + len(wrong) == 1
-    # The service takes these, and finds no device.
-    unknown = not identifier.strip() or "\0" in identifier
-    raw = Device(1, 1, identifier.strip(), document.encode())
-    assert bool(devices) == (is_taken(raw) and not unknown)
-    assert all(is_taken(device) for device in devices)
+    devices, found = read_all(line(identifier, document), "ndjson")
+    assert len(devices) + len(found) == 1
+    # The service accepts such identifiers, and finds no device.
+    is_unknown = not identifier.strip() or "\0" in identifier
+    assert bool(devices) == (is_accepted(document) and not is_unknown)
 
 
-def test_one_fleet_in_all_formats() -> None:
-    expected = {
-        "SN-1": '{"a":"x","b":{"c":1.50}}',
-        "007": '{"a":"é"}',
+@given(documents=st.lists(DOCUMENTS))
+def test_service_accepts_valid_devices_together(documents: list[str]) -> None:
+    lines = [line(f"SN-{number}", text) for number, text in enumerate(documents)]
+    devices, found = read_all("{}\n" + "".join(lines), "ndjson")
+    assert len(devices) + len(found) == len(documents) + 1
+    assert accepted(devices) == {
+        device.identifier: device.document for device in devices
     }
-    lines = "".join(
-        f'{{"identifier":"{identifier}","metadata":{document}}}\n'
-        for identifier, document in expected.items()
-    )
-    body = json.dumps({"devices": {"SN-1": 1, "007": 2}})
-    body = body.replace("1}", "}").replace("1,", expected["SN-1"] + ",")
-    body = body.replace(": 2", ": " + expected["007"])
-    assert texts(lines, "ndjson") == expected
-    assert texts(body, "json") == expected
-    for separator, file_format in ((",", "csv"), (";", "csv"), ("\t", "tsv")):
-        rows = [
-            ["identifier", "a", "b.c:number"],
-            ["SN-1", "x", "1.50"],
-            ["007", "é", ""],
-        ]
-        table = "\r\n".join(separator.join(row) for row in rows)
-        assert texts(table, file_format) == expected
-
-
-CELLS = st.text(
-    alphabet=st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
-)
 
 
 @given(
     fleet=st.dictionaries(
         CELLS.map(str.strip).filter(bool),
         st.fixed_dictionaries(
-            {},
+            {"s": CELLS.map(json.dumps)},
             optional={
-                "s": CELLS.map(as_text),
                 "n": NUMBERS,
                 "b": st.sampled_from(["true", "false"]),
-                "j": VALUES.map(as_text),
+                "j": VALUES.map(json.dumps),
             },
         ),
         min_size=1,
         max_size=5,
     )
 )
-def test_any_fleet_in_all_formats(fleet: dict[str, dict[str, str]]) -> None:
+def test_all_formats_read_the_same(
+    fleet: dict[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     documents = {}
     for identifier, members in fleet.items():
         pairs = ",".join(f'"{key}":{text}' for key, text in members.items())
         documents[identifier] = f"{{{pairs}}}"
-    body = ",".join(f"{as_text(key)}:{text}" for key, text in documents.items())
-    lines = (
-        f'{{"identifier":{as_text(key)},"metadata":{text}}}\n'
-        for key, text in documents.items()
-    )
-    files = [("ndjson", "".join(lines)), ("json", f'{{"devices":{{{body}}}}}')]
-    for file_format, delimiter in (("csv", ","), ("csv", ";"), ("tsv", "\t")):
-        file = io.StringIO(newline="")
-        writer = csv.writer(file, delimiter=delimiter)
-        writer.writerow(["s", "n:number", "identifier", "b:boolean", "j:json"])
-        for identifier, members in fleet.items():
-            string = json.loads(members.get("s", '""'))
-            others = [members.get(key, "") for key in "nbj"]
-            writer.writerow([string, others[0], identifier, *others[1:]])
-        files.append((file_format, file.getvalue()))
-    sound = {key: text for key, text in documents.items() if is_sound(text)}
-    for file_format, content in files:
-        devices, wrong = read_all(content, file_format)
+    body = ",".join(f"{json.dumps(key)}:{text}" for key, text in documents.items())
+    lines = "".join(line(*item) for item in documents.items())
+    array = lines.strip().replace("\n", ",\n")
+    path = tmp_path_factory.getbasetemp() / "fleet"
+    contents = {
+        "ndjson": lines,
+        "json": f'{{"devices":{{{body}}}}}',
+        "array.json": f"[{array}]",
+        "csv": table(fleet, ","),
+        "semicolon.csv": table(fleet, ";"),
+        "tsv": table(fleet, "\t"),
+    }
+    valid = {key: text for key, text in documents.items() if is_accepted(text)}
+    for suffix, content in contents.items():
+        file = path.with_suffix(f".{suffix}")
+        file.write_bytes(content.encode())
+        devices, found = read_path(file)
         assert [(d.identifier, exact(d.document)) for d in devices] == [
             (identifier, exact(document.encode()))
-            for identifier, document in sound.items()
+            for identifier, document in valid.items()
         ]
-        assert [identifier for _, identifier, _ in wrong] == [
-            identifier for identifier in documents if identifier not in sound
+        assert [identifier for _, identifier, _ in found] == [
+            identifier for identifier in documents if identifier not in valid
         ]
 
 
-def is_sound(document: str) -> bool:
-    """Tell whether PostgreSQL can hold ``document``, as the service sees it."""
-    return is_taken(Device(1, 1, "SN-1", document.encode()))
+def table(fleet: dict[str, dict[str, str]], separator: str) -> str:
+    with io.StringIO(newline="") as file:
+        writer = csv_writer(file, separator)
+        writer.writerow(["s", "n:number", "identifier", "b:boolean", "j:json"])
+        for identifier, members in fleet.items():
+            others = [members.get(key, "") for key in "nbj"]
+            cells = [json.loads(members["s"]), others[0], identifier, *others[1:]]
+            writer.writerow(cells)
+        return file.getvalue()
 
 
 def exact(document: bytes) -> Any:
-    """Return what ``document`` says, its numbers digit for digit, whatever the order of
+    """Return the value of ``document`` with all digits of its numbers, in any order of
     its members."""
     return json.loads(
         document,
@@ -188,37 +174,21 @@ def exact(document: bytes) -> Any:
     )
 
 
-@given(documents=st.lists(VALUES.map(as_text) | NUMBERS.map('{{"n":{}}}'.format)))
-def test_what_is_sound_is_taken_together(documents: list[str]) -> None:
-    lines = (
-        f'{{"identifier":"SN-{number}","metadata":{document}}}\n'
-        for number, document in enumerate(documents)
-    )
-    devices, wrong = read_all("".join(lines), "ndjson")
-    assert len(devices) + len(wrong) == len(documents)
-    for batch in Batcher(1000, LIMIT).batches(devices):
-        taken = validate(parse_body(batch.body))
-        assert [(key, bytes(text)) for key, text in taken.items()] == [
-            (device.identifier, device.document) for device in devices
-        ]
-
-
 @pytest.mark.parametrize("file_format", ["ndjson", "json", "csv", "tsv"])
-def test_a_larger_file_takes_no_more_memory(file_format: str, tmp_path: Path) -> None:
+def test_memory_is_independent_of_file_size(file_format: str, tmp_path: Path) -> None:
     peaks = []
-    for count in (10_000, 100_000):
-        path = tmp_path / f"{count}"
+    for count in (3_000, 20_000):
+        path = tmp_path / f"{count}.{file_format}"
         with path.open("w") as file:
             write_fleet(file, file_format, count)
-        with path.open("rb") as content:
+        with Source(str(path)) as source:
             tracemalloc.start()
-            read_count = sum(
-                len(chunk.devices) for chunk in read(content, file_format, LIMIT)
-            )
+            chunks = DeviceFile(source, Options()).read()
+            read_count = sum(len(chunk.devices) for chunk in chunks)
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
         assert read_count == count
-    # For ten times the devices. Where a piece ends within a device, two are held.
+    # Two devices are in memory where a chunk ends within a device.
     assert peaks[1] < 2 * peaks[0]
 
 
@@ -229,61 +199,8 @@ def write_fleet(file: TextIO, file_format: str, count: int) -> None:
         "csv": ("identifier,a\n", "SN-{:06},%s\n", ""),
         "tsv": ("identifier\ta\n", "SN-{:06}\t%s\n", ""),
     }[file_format]
-    # So long that the smaller file, too, is more than a piece of it.
+    # With so many characters even the smaller file has more than one chunk.
     row = row.replace("%s", "x" * 100)
     file.write(head)
     file.writelines(map(row.format, range(count - bool(tail))))
     file.write(tail)
-
-
-@pytest.mark.parametrize("file_format", ["ndjson", "json", "csv", "tsv"])
-def test_nothing_is_no_device(file_format: str) -> None:
-    assert read_all("", file_format)[0] == []
-    assert len(problems("", file_format)) == (file_format != "ndjson")
-
-
-def device(number: int, identifier: str, document: bytes = b"{}") -> Device:
-    return Device(number, number, identifier, document)
-
-
-def test_batches_have_as_many_devices_and_bytes_as_are_allowed() -> None:
-    devices = [device(number, f"SN-{number:03}") for number in range(100)]
-    assert [len(b.devices) for b in Batcher(30, LIMIT).batches(devices)] == [
-        30,
-        30,
-        30,
-        10,
-    ]
-    size = len(b'{"devices":{"SN-000":{},"SN-001":{}}}')
-    for limit, most in ((size, 2), (size - 1, 1)):
-        batches = list(Batcher(1000, limit).batches(devices))
-        assert max(len(batch.devices) for batch in batches) == most
-        assert max(len(batch.body) for batch in batches) <= limit
-        assert [d for batch in batches for d in batch.devices] == devices
-    assert batches[0].body == b'{"devices":{"SN-000":{}}}'
-
-
-def test_a_lower_limit_holds_for_the_batches_that_follow() -> None:
-    batcher = Batcher(1000, LIMIT)
-    devices = (device(number, f"SN-{number:03}") for number in range(4000))
-    batches = batcher.batches(devices)
-    first = next(batches)
-    batcher.reduce(len(first.body) // 2)
-    rest = list(batches)
-    assert len(first.devices) == 1000
-    assert max(len(batch.body) for batch in rest[1:]) <= len(first.body) // 2
-    # It is never raised again.
-    batcher.reduce(LIMIT)
-    [small] = batcher.batches([device(1, "a")])
-    assert small.body == b'{"devices":{"a":{}}}'
-
-
-def test_halves_do_what_the_whole_did() -> None:
-    devices = [device(n, name) for n, name in enumerate(['"', "é", "\n"], 1)]
-    [batch] = Batcher(1000, LIMIT).batches(devices)
-    first, second = split(batch)
-    assert [*first.devices, *second.devices] == devices
-    assert json.loads(batch.body)["devices"] == {
-        **json.loads(first.body)["devices"],
-        **json.loads(second.body)["devices"],
-    }

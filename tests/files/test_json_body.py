@@ -1,18 +1,14 @@
-"""The API's own body, of any size, read piece by piece."""
+"""JSON of any length and structure, read in chunks."""
 
-import io
 import json
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bulk_metadata.files import json_body
-from bulk_metadata.files.device import FileError
-from bulk_metadata.files.json_body import read_json_body
+from bulk_metadata.files import json_body, json_stream
 from tests.support.reading import problems, read_all, texts
-
-TAIL = "; nothing can be read from here on"
 
 BODY = """\ufeff{
   "comment": {"devices": [1, 2.50, "}"], "x": null},
@@ -28,9 +24,9 @@ BODY = """\ufeff{
 """
 
 
-def test_metadata_stays_as_it_stands() -> None:
-    devices, wrong = read_all(BODY, "json")
-    assert wrong == []
+def test_metadata_is_verbatim() -> None:
+    devices, found = read_all(BODY, "json")
+    assert found == []
     assert [(d.number, d.line, d.identifier) for d in devices] == [
         (1, 4, "SN-1"),
         (2, 5, "007"),
@@ -43,26 +39,53 @@ def test_metadata_stays_as_it_stands() -> None:
     ]
 
 
-def test_a_body_on_one_line() -> None:
-    body = json.dumps({"devices": {f"SN-{n}": {"n": n} for n in range(2500)}})
-    devices, wrong = read_all(body, "json")
-    assert wrong == []
-    assert [device.number for device in devices] == list(range(1, 2501))
-    assert {device.line for device in devices} == {1}
+DEVICES = [{"identifier": f"SN-{n}", "metadata": {"n": n}} for n in range(2500)]
+OBJECTS: dict[str, Any] = {"devices": {f"SN-{n}": {"n": n} for n in range(2500)}}
 
 
-@pytest.mark.parametrize("size", [1, 2, 7])
-def test_it_does_not_matter_where_pieces_end(
-    size: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("file_format", ["json", "ndjson"])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("value", [OBJECTS, {"devices": DEVICES}, DEVICES])
+def test_any_structure_is_read(
+    value: Any, indent: int | None, file_format: str
 ) -> None:
-    whole = read_all(BODY, "json")
-    monkeypatch.setattr(json_body, "PIECE_BYTES", size)
-    assert read_all(BODY, "json") == whole
+    devices, found = read_all(json.dumps(value, indent=indent), file_format)
+    assert found == []
+    assert [(device.number, device.identifier) for device in devices] == [
+        (n + 1, f"SN-{n}") for n in range(2500)
+    ]
+    assert [json.loads(device.document) for device in devices] == [
+        {"n": n} for n in range(2500)
+    ]
+
+
+@pytest.mark.parametrize("file_format", ["json", "ndjson"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_sequence_of_objects_is_read(indent: int | None, file_format: str) -> None:
+    content = "\n".join(json.dumps(device, indent=indent) for device in DEVICES[:3])
+    devices, found = read_all(content, file_format)
+    assert found == []
+    lines = 6 if indent else 1
+    assert [(device.line, device.identifier) for device in devices] == [
+        (n * lines + 1, f"SN-{n}") for n in range(3)
+    ]
+
+
+def set_lengths(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    monkeypatch.setattr(json_stream, "CHUNK_LENGTH", length)
+    monkeypatch.setattr(json_body, "FIRST_LINE_LENGTH", length)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_chunks_can_end_anywhere(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = read_all(BODY, "json")
+    set_lengths(monkeypatch, length)
+    assert read_all(BODY, "json") == expected
 
 
 TOKENS = st.sampled_from(
     [
-        *[
+        *(
             "{",
             "}",
             "[",
@@ -78,103 +101,112 @@ TOKENS = st.sampled_from(
             "a",
             "-",
             ".",
-        ],
-        *['"devices":', '{"devices": {', '"SN-1": {', "}, ", '"x": ', "1.5e+10", "-0"],
-        *["null", "true", "NaN", "-Infinity", '"\\ud83d\\ude9a"', '"\\u00e9 \\" {"'],
+        ),
+        *('"devices":', '{"devices": {', '"SN-1": {', "}, ", '"x": ', "1.5e+10", "-0"),
+        *("null", "true", "NaN", "-Infinity", '"\\ud83d\\ude9a"', '"\\u00e9 \\" {"'),
+        *('{"identifier": "SN-1", "metadata": {}}', '"identifier": ', '"metadata": {'),
     ]
 )
 
 
-@given(body=st.lists(TOKENS, max_size=30).map("".join), size=st.integers(1, 20))
-@example(body='{"x": 1.5, "y": 1e+10, "devices": {"a": -0.25e-7}}', size=1)
-def test_nor_for_anything_that_looks_like_a_body(body: str, size: int) -> None:
-    whole = read_all(body, "json")
+@given(body=st.lists(TOKENS, max_size=30).map("".join), length=st.integers(1, 20))
+@example(body='{"x": 1.5, "y": 1e+10, "devices": {"a": -0.25e-7}}', length=1)
+def test_chunk_ends_never_matter(body: str, length: int) -> None:
+    expected = read_all("{\n" + body, "json")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(json_body, "PIECE_BYTES", size)
-        assert read_all(body, "json") == whole
+        monkeypatch.setattr(json_stream, "CHUNK_LENGTH", length)
+        assert read_all("{\n" + body, "json") == expected
 
 
-def test_a_mistake_is_found_where_it_is_however_long_the_file() -> None:
+def test_error_is_reported_where_it_is() -> None:
     body = '{"devices": {"SN-1": {},\n"SN-2": {"a": oops}%s}}' % (
-        "\n" * json_body.PIECE_BYTES * 50
+        "\n" * json_stream.CHUNK_LENGTH * 50
     )
-    assert problems(body, "json") == [(2, "", "Expecting value" + TAIL)]
+    [(line, _, reason)] = problems(body, "json")
+    assert line == 2
+    assert reason.startswith('expected a JSON value, got "oops}"')
 
 
-def test_a_body_that_breaks_off_anywhere_is_a_problem() -> None:
+def test_incomplete_body_is_rejected_everywhere() -> None:
     data = BODY.encode().rstrip()
     for end in range(len(data)):
         [*_, (line, _, reason)] = problems(data[:end], "json")
-        assert reason.endswith(TAIL)
-        assert 1 <= line <= 11
+        assert line <= 11
+        assert any(
+            words in reason
+            for words in (
+                "the file is empty",
+                "the file ends before its JSON is complete",
+                "expected a JSON",
+                "is not UTF-8",
+            )
+        )
 
 
 @pytest.mark.parametrize(
     ("body", "line", "reason"),
     [
-        ("", 1, "'{' is expected"),
-        ("[]", 1, "'{' is expected"),
-        ('{"identifier": "a"}\n{"identifier": "b"}', 1, 'there is no "devices"'),
-        ("{}", 1, 'there is no "devices"'),
-        ('{"device": {}}', 1, 'there is no "devices"'),
-        ('{"devices": []}', 1, "devices must be an object"),
-        ('{"devices": {},\n"devices": {}}', 2, 'a second "devices"'),
-        ('{"devices": {}}\n{}', 2, "the object has ended, and something follows it"),
-        ('{"devices": {"a": {},\n}}', 2, "a member's name is expected"),
-        ('{"devices": {"a" {}}}', 1, "':' is expected"),
-        ('{"devices": {"a": {} "b": {}}}', 1, "',' is expected"),
-        ('{"devices": {"a":\n{"b": x}}}', 2, "Expecting value"),
-        ('{"devices": {"a": {\n"b": "\n"}}}', 2, "Invalid control character at"),
-        ('{"x": %s' % ("[" * 100_000), 1, "nested too deeply"),
+        ("\n\n x", 3, 'expected a JSON object, got "x"'),
+        ("{}", 1, 'the member "identifier" is missing'),
+        ('{\n"device": {}}', 1, 'the object has no member "devices" or "identifier"'),
+        ('{"devices": 1}', 1, 'expected an object with the devices, got "1}"'),
+        ('{"devices": {},\n"devices": {}}', 2, 'the member "devices" occurs twice'),
+        ('{"devices": {}}\n{}', 2, 'expected the end of the file, got "{}"'),
+        (
+            '{"devices": {"a": {},\nb}}',
+            2,
+            'expected a name in double quotes, got "b}}"',
+        ),
+        ('{"devices": {"a" {}}}', 1, 'expected ":", got "{}}}"'),
+        ('{"devices": {"a": {} "b": {}}}', 1, 'expected ",", got ""b": {}}}"'),
+        ('{"devices": {"a":\n{"b": x}}}', 2, 'expected a JSON value, got "x}}}"'),
+        ('{"devices": {"a": {\n"b": "\n"}}}', 2, 'expected a JSON value, got ""'),
+        ('{"x": %s' % ("[" * 100_000), 1, "the JSON has too many levels of nesting"),
+        ('[{"identifier": "a"} x]', 1, 'expected ",", got "x]"'),
+        ("[1] [2]", 1, 'expected the end of the file, got "[2]"'),
+        ("[", 1, "the file ends before its JSON is complete"),
+        ('["x', 1, "the file ends before its JSON is complete"),
     ],
 )
-def test_what_is_no_such_body(body: str, line: int, reason: str) -> None:
-    assert problems(body, "json") == [(line, "", reason + TAIL)]
+def test_other_json_is_rejected(body: str, line: int, reason: str) -> None:
+    [(found_line, _, found)] = problems(body, "json", allow_empty=True)[-1:]
+    assert (found_line, found.split("; the rest")[0]) == (line, reason)
 
 
-def test_a_device_that_is_wrong_is_one_of_several_problems() -> None:
+def test_invalid_device_is_one_of_several_errors() -> None:
     body = (
         '{"devices": {"SN-1": {"a": NaN},\n"SN-2": null,\n"SN-3": {},\n"": {},\n'
         '"SN-\\ud800": {}}}'
     )
-    devices, wrong = read_all(body, "json")
+    devices, found = read_all(body, "json")
     assert [device.identifier for device in devices] == ["SN-3"]
-    assert wrong == [
-        (1, "SN-1", "metadata: JSON is malformed: invalid character (byte 6)"),
-        (2, "SN-2", "metadata must be a JSON object"),
-        (4, "", "the identifier is empty"),
-        (5, "", "not UTF-8"),
+    assert [reason for _, _, reason in found] == [
+        "'SN-1': {\"a\": NaN} is not valid JSON",
+        "metadata must be a JSON object",
+        "the identifier is empty",
+        "'SN-\\ud800': {} is not valid JSON",
     ]
 
 
-def test_bytes_that_are_not_utf_8() -> None:
+def test_invalid_byte_is_error_of_device() -> None:
     body = b'{"devices": {"SN-1": {"a": "\xe9"}, "SN-2": {}}}'
-    devices, wrong = read_all(body, "json")
+    devices, [(line, _, reason)] = read_all(body, "json")
     assert [device.identifier for device in devices] == ["SN-2"]
-    assert wrong == [(1, "", "not UTF-8")]
+    assert line == 1
+    assert reason.startswith('"SN-1{"a": "?"}" is not UTF-8')
 
 
-def test_a_character_that_breaks_off_at_the_end() -> None:
-    [(_, _, reason)] = problems(b'{"devices": {}}\xe2\x82', "json")
-    assert reason == "the object has ended, and something follows it" + TAIL
-
-
-def test_utf_16_is_named() -> None:
-    reason = "UTF-16, where UTF-8 is needed" + TAIL
-    assert problems(BODY.encode("utf-16"), "json") == [(1, "", reason)]
-
-
-def test_numbers_of_any_length() -> None:
+def test_long_numbers_are_read() -> None:
     for number in ("7" * 5000, "0." + "7" * 5000):
         metadata = f'{{"n": {number}}}'
         body = f'{{"devices": {{"SN-1": {metadata}}}}}'
         assert texts(body, "json") == {"SN-1": metadata}
 
 
-def test_a_value_may_not_have_any_length() -> None:
-    body = b'{"devices": {"SN-1": {"a": "%s"}}}' % (b"x" * 20_000_000)
-    file = io.BytesIO(body)
-    with pytest.raises(FileError, match="a value of over 10485760 bytes"):
-        list(read_json_body(file))
-    # It did not have to read all of it to see that.
-    assert file.tell() < len(body)
+def test_value_length_is_limited(tmp_path: Any) -> None:
+    body = b'{"devices": {"SN-1": {"a": "%s"}}}' % (b"x" * 40_000_000)
+    path = tmp_path / "fleet.json"
+    path.write_bytes(body)
+    assert problems(body, "json") == [
+        (1, "", "a value has more than 10,485,760 characters")
+    ]

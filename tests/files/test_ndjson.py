@@ -1,4 +1,4 @@
-"""NDJSON: a line for each device, sent as it stands."""
+"""NDJSON: one device per line, with verbatim metadata."""
 
 import json
 
@@ -19,119 +19,129 @@ def line(identifier: str, metadata: str) -> str:
         '{"n": 0.%s}' % ("7" * 5000),
         '{ "spaces" :\t[ ] }',
         '{"a": 1, "a": 2}',
-        '{"s": "é😀 \\u00e9 \\"quoted\\" \\\\ \\/"}',
+        '{"s": "é😀 \\u00e9 \\"quoted\\" \\\\ \\/", "t": "#N/A \u200b"}',
         "{}",
     ],
 )
-def test_metadata_stays_as_it_stands(metadata: str) -> None:
+def test_metadata_is_verbatim(metadata: str) -> None:
     assert texts(line("SN-1", metadata), "ndjson") == {"SN-1": metadata}
 
 
-def test_members_may_come_in_any_order_and_lines_in_any_shape() -> None:
+def test_members_can_have_any_order() -> None:
     content = (
-        '\ufeff{"metadata":{"a":1},"identifier":" SN-1\\t"}\r\n'
+        '\ufeff\n{"metadata":{"a":1},"identifier":" SN-1\\t"}\r\n'
         "\n"
         "   \r\n"
-        ' { "identifier" : "007" , "metadata" : {} } \n'
+        '\ufeff { "identifier" : "007" , "metadata" : {} } \n'
         '{"identifier": "\\u0053N-\\u00e9", "metadata": {}}'
     )
-    devices, wrong = read_all(content, "ndjson")
-    assert wrong == []
+    devices, found = read_all(content, "ndjson")
+    assert found == []
     assert [(device.number, device.line, device.identifier) for device in devices] == [
-        (1, 1, "SN-1"),
-        (2, 4, "007"),
-        (3, 5, "SN-é"),
+        (1, 2, "SN-1"),
+        (2, 5, "007"),
+        (3, 6, "SN-é"),
     ]
 
 
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ("{", "Input data was truncated"),
-        ('{"identifier": "SN-1"}', "Object missing required field `metadata`"),
-        ('{"metadata": {}}', "Object missing required field `identifier`"),
+        ("{", '"{" is not valid JSON'),
+        ("x", '"x" is not valid JSON'),
+        ("[1]", 'expected a JSON object, got "[1]"'),
+        ('{"metadata": {}}', 'the member "identifier" is missing'),
+        (
+            '{"identifier": 7, "metadata": {}}',
+            'the identifier must be a text, got "7"',
+        ),
         (
             '{"identifier": "SN-1", "metadata": {}, "more": 1}',
-            "Object contains unknown field `more`",
+            'the member "more" is unknown',
         ),
-        (line("SN-1", '{"a": NaN}'), "JSON is malformed: invalid character (byte 41)"),
-        (line("SN-1", "[" * 100_000), "nested too deeply"),
-        (b'{"identifier": "\xe9", "metadata": {}}', "not UTF-8"),
-        (line("SN-1", "{} {}"), "JSON is malformed: expected ',' or '}' (byte 38)"),
+        (
+            '{"identifier": "SN-1", "metadata": {"a": NaN}}',
+            '"{"identifier": "SN-1", "metadata": {"a": NaN}}" is not valid JSON',
+        ),
+        (
+            '{"identifier": "SN-1", "metadata": %s' % ("[" * 100_000),
+            "the metadata has too many levels of nesting",
+        ),
+        (
+            b'{"identifier": "SN-1\xe9", "metadata": {}}',
+            '"{"identifier": "SN-1?", "metadata": {}}" is not UTF-8 (or the encoding '
+            "set with --encoding): byte 0xE9",
+        ),
+        (
+            '{"identifier": "a\\ud800", "metadata": {}}',
+            '"{"identifier": "a\\ud800", "metadata": {}}" is not valid JSON',
+        ),
     ],
 )
-def test_a_line_that_cannot_be_read(wrong: bytes | str, reason: str) -> None:
-    data = wrong if isinstance(wrong, bytes) else wrong.rstrip("\n").encode()
-    good = line("SN-2", "{}").encode()
-    devices, found = read_all(good + data + b"\n" + good, "ndjson")
+def test_invalid_line_is_rejected(wrong: bytes | str, reason: str) -> None:
+    data = wrong if isinstance(wrong, bytes) else wrong.encode()
+    valid = line("SN-2", "{}").encode()
+    devices, found = read_all(valid + data + b"\n" + valid, "ndjson")
     assert found == [(2, "", reason)]
     assert [device.line for device in devices] == [1, 3]
 
 
-def test_a_number_as_identifier_is_no_identifier() -> None:
-    [(_, _, reason)] = problems('{"identifier": 7, "metadata": {}}', "ndjson")
-    assert reason == "Expected `str`, got `int` - at `$.identifier`"
-
-
 @pytest.mark.parametrize(
-    ("metadata", "reason"),
+    ("identifier", "metadata", "reason"),
     [
-        ("null", "metadata must be a JSON object"),
-        ("[]", "metadata must be a JSON object"),
-        ('"{}"', "metadata must be a JSON object"),
-        ('{"a": "\\u0000"}', "metadata: must not contain the NUL character"),
-        ('{"a": 1e309}', "metadata: number out of range"),
-        ('{"a": "x\\ud800"}', "Input data was truncated"),
+        ("SN-1", "null", "metadata must be a JSON object"),
+        ("SN-1", "[]", "metadata must be a JSON object"),
+        ("SN-1", '"{}"', "metadata must be a JSON object"),
+        ("SN-1", '{"a": "\\u0000"}', "metadata: must not contain the NUL character"),
+        ("SN-1", '{"a": 1e309}', "metadata: number out of range"),
+        ("", "{}", "the identifier is empty"),
+        (" \t\u3000", "{}", "the identifier is empty"),
+        ("a\0b", "{}", "the identifier must not contain the NUL character"),
+        ("é" * 513, "{}", "the identifier has more than 1,024 bytes"),
     ],
 )
-def test_metadata_that_the_service_would_refuse(metadata: str, reason: str) -> None:
-    [(number, _, found)] = problems(line("SN-1", metadata), "ndjson")
-    assert (number, found) == (1, reason)
+def test_device_that_service_rejects_is_rejected(
+    identifier: str, metadata: str, reason: str
+) -> None:
+    found = problems(line(identifier, metadata), "ndjson")
+    assert found == [(1, identifier.strip(), reason)]
 
 
-@pytest.mark.parametrize(
-    ("identifier", "reason"),
-    [
-        ("", "the identifier is empty"),
-        (" \t\u3000", "the identifier is empty"),
-        ("a\0b", "the identifier must not contain the NUL character"),
-    ],
-)
-def test_identifiers_that_no_device_has(identifier: str, reason: str) -> None:
-    [(_, _, found)] = problems(line(identifier, "{}"), "ndjson")
-    assert found == reason
+def test_missing_metadata_needs_confirmation() -> None:
+    content = '{"identifier": "SN-1"}\n' + line("SN-2", "{}")
+    devices, found = read_all(content, "ndjson")
+    assert found == [(1, "SN-1", "the device has no metadata")]
+    assert [device.identifier for device in devices] == ["SN-2"]
+    assert texts(content, "ndjson", allow_empty=True) == {"SN-1": "{}", "SN-2": "{}"}
 
 
-def test_a_device_that_no_call_can_hold() -> None:
+def test_device_larger_than_request_is_rejected() -> None:
     metadata = '{"a": "%s"}' % ("x" * 100)
     # {"devices":{"SN-1":...}}
     size = len('{"devices":{"SN-1":}}') + len(metadata)
-    for limit, wrong in ((size, 0), (size - 1, 1)):
-        _, found = read_all(line("SN-1", metadata), "ndjson", limit)
-        assert len(found) == wrong
-    assert found[0][2] == (
-        f"{size} bytes in a call by itself, where {size - 1} are the limit"
-    )
-
-
-def test_a_line_may_not_have_any_length() -> None:
-    content = line("SN-1", "{}") + line("SN-2", '{"a": "%s"}' % ("x" * 10_485_760))
-    devices, found = read_all(content, "ndjson")
-    assert len(devices) == 1
-    assert found == [
-        (2, "", "longer than 10485760 bytes; nothing can be read from here on")
+    assert problems(line("SN-1", metadata), "ndjson", max_bytes=size) == []
+    assert problems(line("SN-1", metadata), "ndjson", max_bytes=size - 1) == [
+        (1, "SN-1", f"the device needs a request of {size} bytes (limit: {size - 1})")
     ]
 
 
-def test_utf_16_is_named() -> None:
-    [(number, _, reason)] = problems(line("SN-1", "{}").encode("utf-16"), "ndjson")
-    assert (number, reason) == (
-        1,
-        "UTF-16, where UTF-8 is needed; nothing can be read from here on",
-    )
+@pytest.mark.parametrize("first", [0, 1])
+def test_line_length_is_limited(first: int) -> None:
+    long = line("SN-2", '{"a": "%s"}' % ("x" * 10_485_760))
+    content = line("SN-1", "{}") * first + long
+    devices, found = read_all(content, "ndjson")
+    assert len(devices) == first
+    reason = "the line has more than 10,485,760 characters"
+    assert [text.split(";")[0] for _, _, text in found] == [reason]
 
 
-def test_all_problems_are_found_in_the_order_of_the_file() -> None:
+def test_long_line_is_read() -> None:
+    metadata = '{"a": "%s"}' % ("x" * 100_000)
+    content = line("SN-1", metadata) + line("SN-2", "{}")
+    assert texts(content, "ndjson") == {"SN-1": metadata, "SN-2": "{}"}
+
+
+def test_errors_are_in_order_of_file() -> None:
     lines = [line(f"SN-{number}", "{}") for number in range(3000)]
     lines[10] = "x\n"
     lines[1500] = line("", "{}")

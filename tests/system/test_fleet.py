@@ -14,6 +14,7 @@ from tests.support.service import ROOT, Service
 
 README = (ROOT / "README.md").read_text()
 FLEET = (ROOT / "docs" / "fleet.md").read_text()
+FILES = (ROOT / "docs" / "device-files.md").read_text()
 
 
 def command(document: str) -> str:
@@ -42,14 +43,14 @@ def test_readme_command_uploads_example_table(
     service: Service, acme: Organization, tmp_path: Path
 ) -> None:
     acme.insert("007", "SN-B200")
-    [example] = re.findall(r"```\n(identifier,.+?)```", FLEET, re.DOTALL)
+    [example] = re.findall(r"```\n(identifier;.+?)```", FILES, re.DOTALL)
     (tmp_path / "fleet.csv").write_text(example)
     done = push(command(README), tmp_path, service, acme)
     assert done.returncode == 0, done.stderr
     assert acme.metadata() == {
         "007": {
             "status": "active",
-            "location": {"building": "Building A"},
+            "site": {"city": "Gera"},
             "battery": 98.60,
             "enabled": True,
             "tags": ["outdoor", "solar"],

@@ -1,0 +1,142 @@
+r"""Cells of a CSV or TSV file: values that cannot be intended.
+
+A value with only one possible meaning is corrected: ``="0071"`` is 0071, and ``\N`` is
+an empty cell. Other such values are rejected.
+"""
+
+import re
+import unicodedata
+from itertools import pairwise
+
+from bulk_metadata.core.text import shorten
+from bulk_metadata.files import advice
+from bulk_metadata.files.device import DeviceError
+from bulk_metadata.files.source import INVALID_BYTE, encoding_error
+
+# PostgreSQL and MySQL write it for NULL.
+NULL_MARK = r"\N"
+
+# Invisible, and without any function at the beginning or the end of a text.
+ZERO_WIDTH = "\u200b\u2060\ufeff"
+
+# Invisible, but with a function between letters of some scripts, and in emoji.
+JOINERS = "\u200c\u200d"
+
+# Values that clean_cell corrects or rejects contain one of these.
+SPECIAL_CHARACTER = re.compile(
+    rf"[#=\\{INVALID_BYTE.pattern[1:-1]}{ZERO_WIDTH}]"
+).search
+SPECIAL_WORDS = ("NULL", "Err")
+
+# A text protected against conversion by Excel: ="0071".
+PROTECTED = re.compile(r'="((?:[^"]|"")*)"', re.DOTALL)
+
+# Error values in all languages of Excel, LibreOffice and Google Sheets, for example
+# #N/A, #NAME?, #BEZUG!, #DIV/0!, #NV, Err:502. A column that is too narrow has #####.
+FORMULA_ERROR = re.compile(
+    r"#[¡¿]?[^\W\da-z]/[^\W\da-z]{1,4}!?"
+    r"|#[¡¿]?[^\W\da-z][^\Wa-z]*(?:/0)?[!?]"
+    r"|#(?:NV|ND|YOK|HIÁNYZIK|NENÍ_K_DISPOZICI|GETTING_DATA)"
+    r"|#{3,}|Err ?:[5-9]\d\d"
+)
+
+# A formula that was saved instead of its value: =A1&"x", =SUM(A1:A9).
+FORMULA = re.compile(
+    r"=.*?(?:\b\$?[A-Z]{1,3}\$?[1-9]|[^\W\da-z][^\Wa-z]*\().*", re.DOTALL
+)
+
+# Excel writes the sign. Without a sign and a decimal mark, 12E5 may be a serial number.
+SCIENTIFIC = re.compile(r"[+-]?\d+(?:[eE]\+\d{1,3}|[.,]\d+[eE][+-]?\d{1,3})")
+
+# Marks of a missing value in the exports of programs.
+MISSING = {"null", "(null)", "<null>", "nil", "none", "nan", "n/a", "undefined"}
+
+# Identifiers that begin otherwise have an ordinary form.
+UNUSUAL_FORM = re.compile(r"['=]|[+-]?\d[\d.,]*[eE]|(?i:[(<]?n[aiou/]|undef)").match
+
+
+def may_be_special(text: str) -> bool:
+    """Return whether ``text``, the cells of a row, may need clean_cell."""
+    return (
+        SPECIAL_CHARACTER(text) is not None
+        or SPECIAL_WORDS[0] in text
+        or SPECIAL_WORDS[1] in text
+    )
+
+
+def clean_cell(cell: str) -> str:
+    """Return the intended text of a cell. Raises DeviceError."""
+    if cell == NULL_MARK:
+        return ""
+    if INVALID_BYTE.search(cell):
+        raise encoding_error(cell)
+    cell = cell.strip(ZERO_WIDTH)
+    text = cell.strip()
+    if protected := PROTECTED.fullmatch(text):
+        return protected[1].replace('""', '"')
+    if FORMULA_ERROR.fullmatch(text):
+        reason = f'"{shorten(text)}" is an error value of a formula'
+        raise DeviceError(reason, advice.FORMULA)
+    if FORMULA.fullmatch(text):
+        raise DeviceError(f'"{shorten(text)}" is a formula', advice.FORMULA)
+    return cell
+
+
+def clean_name(cell: str) -> str:
+    """Return the name in a cell of the header."""
+    return cell.strip().strip(ZERO_WIDTH).strip()
+
+
+def clean_identifier(cell: str) -> str:
+    """Return the intended identifier. Raises DeviceError."""
+    identifier = cell.strip()
+    if not identifier.isprintable():
+        identifier = _without_invisible(identifier)
+    if UNUSUAL_FORM(identifier):
+        _check_form(identifier)
+        identifier = identifier.removeprefix("'").strip()
+    return identifier
+
+
+def _check_form(identifier: str) -> None:
+    if SCIENTIFIC.fullmatch(identifier.removeprefix("'")):
+        reason, fix = "is a number in scientific notation", advice.TEXT_COLUMN
+    elif identifier.startswith("="):
+        reason, fix = "is a formula", advice.FORMULA
+    elif identifier.lower() in MISSING:
+        reason, fix = "is the mark of a missing value", advice.IDENTIFIER
+    elif identifier.startswith("'") and identifier.endswith("'"):
+        reason, fix = "is between apostrophes", advice.APOSTROPHES
+    else:
+        return
+    raise DeviceError(f'the identifier "{shorten(identifier)}" {reason}', fix)
+
+
+def _without_invisible(identifier: str) -> str:
+    """Remove invisible characters from both ends. Raises DeviceError if there are
+    others."""
+    start, end = 0, len(identifier)
+    while start < end and _is_blank(identifier[start]):
+        start += 1
+    while start < end and _is_blank(identifier[end - 1]):
+        end -= 1
+    identifier = identifier[start:end]
+    found = [
+        f"U+{ord(character):04X}"
+        for before, character in pairwise(identifier)
+        if _is_blank(character) and not character.isspace()
+        if before.isascii() or character not in JOINERS
+    ]
+    if found:
+        visible = "".join("?" if _is_blank(c) else c for c in identifier)
+        names = ", ".join(dict.fromkeys(found))
+        raise DeviceError(
+            f'the identifier "{shorten(visible)}" contains invisible characters '
+            f"({names}, here ?)",
+            advice.INVISIBLE,
+        )
+    return identifier
+
+
+def _is_blank(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) in ("Cf", "Cc")

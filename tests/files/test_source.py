@@ -1,0 +1,139 @@
+"""The input: regular files, pipes, gzip, and files that change."""
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+
+import pytest
+
+from bulk_metadata.files import Options
+from bulk_metadata.files.formats import UnknownFormatError
+from bulk_metadata.files.reader import DeviceFile
+from bulk_metadata.files.source import Source, read_error
+from tests.support.reading import read_path
+
+LINES = b"".join(b'{"identifier": "SN-%d", "metadata": {}}\n' % n for n in range(5))
+REST = "; the rest of the file was not checked"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("fleet.ndjson", LINES),
+        ("fleet.jsonl", LINES),
+        ("FLEET.NDJSON.GZ", gzip.compress(LINES)),
+        # The content determines whether the file is compressed.
+        ("fleet.ndjson", gzip.compress(LINES)),
+        ("fleet.ndjson.gz", LINES),
+        ("members.ndjson.gz", gzip.compress(LINES[:61]) + gzip.compress(LINES[61:])),
+        ("fleet.json", b'{"devices": {"SN-1": {}}}'),
+        ("fleet.Tsv", b"identifier\ta\nSN-1\tb\n"),
+    ],
+    ids=range(8),
+)
+def test_extension_determines_format(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    devices, found = read_path(tmp_path / name)
+    assert devices
+    assert found == []
+
+
+def test_format_option_takes_precedence(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.csv"
+    path.write_bytes(LINES)
+    assert len(read_path(path, "ndjson")[0]) == 5
+    [(line, _, reason)] = read_path(path)[1]
+    assert line == 1
+    assert reason.startswith("the header must have one identifier column")
+
+
+@pytest.mark.parametrize("name", ["fleet", "fleet.txt", "fleet.gz"])
+def test_unknown_extension_is_rejected(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(LINES)
+    with pytest.raises(UnknownFormatError, match="Set the format with --format"):
+        read_path(tmp_path / name)
+
+
+def test_pipe_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.ndjson"
+    reader, writer = os.pipe()
+    os.write(writer, gzip.compress(LINES))
+    os.close(writer)
+    path.symlink_to(f"/dev/fd/{reader}")
+    assert len(read_path(path)[0]) == 5
+    os.close(reader)
+
+
+@pytest.mark.parametrize("end", [b"", b"\0\0\0\0", b"garbage"])
+@pytest.mark.parametrize("start", [10, 60, -8])
+def test_damaged_gzip_is_rejected(start: int, end: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "fleet.ndjson.gz"
+    path.write_bytes(gzip.compress(LINES)[:start] + end)
+    *_, (_, _, reason) = read_path(path)[1]
+    assert reason.removesuffix(REST) == "the gzip file is damaged or incomplete"
+
+
+def test_error_after_first_chunk_is_last_problem(tmp_path: Path) -> None:
+    lines = b"".join(
+        b'{"identifier": "SN-%d", "metadata": {}}\n' % n for n in range(9999)
+    )
+    path = tmp_path / "fleet.ndjson.gz"
+    path.write_bytes(gzip.compress(lines)[:-9])
+    devices, [(line, _, reason)] = read_path(path)
+    assert line == len(devices) + 1
+    assert reason == f"the gzip file is damaged or incomplete{REST}"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(5, "Input/output error"),
+            "the file cannot be read: Input/output error",
+        ),
+        (EOFError(), "the gzip file is damaged or incomplete"),
+        (zlib.error("-3"), "the gzip file is damaged or incomplete"),
+    ],
+)
+def test_read_error_is_explained(error: Exception, message: str) -> None:
+    assert read_error(3, error).as_problem().reason == message
+
+
+def test_change_is_detected(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.ndjson"
+    path.write_bytes(LINES)
+    with Source(str(path)) as source:
+        assert not source.has_changed
+        with path.open("ab") as file:
+            file.write(LINES)
+        assert source.has_changed
+    with Source(str(path)) as source:
+        # Another file with the same name is not read.
+        path.with_suffix(".new").write_bytes(b"x")
+        path.with_suffix(".new").rename(path)
+        assert not source.has_changed
+        assert source.digest(lambda: None)
+        assert sum(len(c.devices) for c in DeviceFile(source, Options()).read()) == 10
+
+
+def test_description_names_changed_options(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.ndjson"
+    path.write_bytes(LINES)
+    with Source(str(path)) as source:
+        assert DeviceFile(source, Options(max_bytes=1)).description == "ndjson"
+        options = Options("csv", "windows-1252", "Serial", allow_empty=True)
+        assert DeviceFile(source, options).description == (
+            "csv encoding='windows-1252' identifier_column='Serial' allow_empty=True"
+        )
+
+
+def test_undefined_byte_of_encoding_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.csv"
+    path.write_bytes(b"identifier;a\nSN-1;\xe4\nSN-2;\x81\n")
+    devices, [(line, identifier, reason)] = read_path(path, encoding="windows-1252")
+    assert devices[0].document.decode() == '{"a":"ä"}'
+    assert (line, identifier) == (3, "SN-2")
+    assert reason.endswith("byte 0x81")
+    path.write_bytes("identifier\ta\nSN-1\tx\n".encode("utf-16") + b"\x00\xd8\n")
+    assert read_path(path)[1][0][0] == 3
