@@ -83,7 +83,7 @@ def undo_command(
         if dry_run or not result.restored:
             raise
         click.echo(
-            f"Error: {error or 'Interrupted.'} The undo is incomplete: "
+            f"Error: {str(error) or 'Interrupted.'} The undo is incomplete: "
             f"{counted(result.restored, 'device')} restored. Repeat the command.",
             err=True,
         )

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from psycopg2.extensions import cursor as Cursor
 
+from bulk_metadata.config import Config
+from bulk_metadata.db.transaction import transaction
+from bulk_metadata.db.undo import Target, Undo
 from tests.commands.conftest import Flask, Send
 from tests.conftest import Organization
 
@@ -195,6 +198,38 @@ def test_deleted_device_is_skipped(
     acme.insert("A", metadata={"v": 5})
     assert undo(flask, "--request", "one") == (3, 1, {f"ID {deleted}": None})
     assert values(acme) == "500"
+
+
+def test_concurrent_undo_is_rejected(
+    flask: Flask, send: Send, acme: Organization, config: Config, owner_url: str
+) -> None:
+    send("one", A=1)
+    owner = replace(config, database_url=owner_url)
+    with transaction(owner, index_plans=True) as cursor:
+        undo = Undo(cursor, Target(acme.id, "one", None, None), force=False)
+        result = flask("undo", "Acme", "--request", "one", "--yes")
+        assert result.output == "Error: Another undo of these requests is running.\n"
+        assert undo.step(1).restored == 1
+
+
+def test_locked_device_stops_undo(
+    flask: Flask,
+    send: Send,
+    acme: Organization,
+    owner_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bulk_metadata.db.undo.LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr("bulk_metadata.db.undo.LOCK_SECONDS", 0)
+    send("one", A=1)
+    with closing(connect(owner_url)) as other:
+        other.cursor().execute("BEGIN; SELECT FROM devices FOR UPDATE")
+        result = flask("undo", "Acme", "--request", "one", "--yes")
+    assert result.exit_code == 1
+    assert result.output == (
+        "Error: Another session holds locks on devices. Repeat the command when the "
+        "locks are released.\n"
+    )
 
 
 KEY_ID = "00000000-0000-0000-0000-000000000000"

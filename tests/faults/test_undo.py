@@ -1,0 +1,124 @@
+"""Interrupted and concurrent undos."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bulk_metadata.config import Config
+from bulk_metadata.core.json_text import JsonText
+from bulk_metadata.db.history import disable_history, enable_history
+from bulk_metadata.db.queries import update_metadata
+from tests.commands.conftest import Flask, runner
+from tests.faults.conftest import run_clients
+from tests.support.cluster import Cluster
+from tests.support.concurrent_clients import IDENTIFIERS, lock_device
+from tests.support.service import ROOT
+from tests.support.waiting import wait_until
+
+UNDO = ["undo", "Acme", "--yes", "--request", "wrong"]
+LOCKS = "pg_stat_activity WHERE query LIKE 'SELECT FROM devices % FOR UPDATE'"
+RESTORED = "devices WHERE request_id LIKE 'undo-%' AND device_metadata = '{}'"
+
+
+@pytest.fixture
+def flask(server: Cluster) -> Flask:
+    return runner(Config(database_url=server.url), server.url)
+
+
+@pytest.fixture
+def wrong(server: Cluster) -> Iterator[None]:
+    """2,500 devices with the metadata of a wrong request: three steps of an undo."""
+    server.prepare(2500)
+    [[organization_id]] = server.execute("SELECT id FROM organizations")
+    documents = {f"SN-{number}": JsonText(b'{"wrong": 1}') for number in range(2500)}
+    with closing(server.connect()) as connection, connection.cursor() as cursor:
+        enable_history(cursor)
+        update_metadata(cursor, organization_id, documents, "wrong")
+    yield
+    with closing(server.connect()) as connection, connection.cursor() as cursor:
+        disable_history(cursor)
+
+
+@pytest.fixture
+def waiting_undo(server: Cluster, wrong: None) -> Iterator["subprocess.Popen[str]"]:
+    """An undo that waits for a device of its second step."""
+    with lock_device(server, "SN-2000"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flask", *UNDO],
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": server.url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        wait_until(lambda: server.count(RESTORED) == 1000, "the first step")
+        yield process
+    process.kill()
+    process.communicate()
+
+
+INCOMPLETE = "The undo is incomplete: 1,000 devices restored. Repeat the command.\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "output"),
+    [
+        ("fast", 4, f"^Error: .+ {INCOMPLETE}$"),
+        ("immediate", 4, f"^Error: .+ {INCOMPLETE}$"),
+        (signal.SIGINT, 4, f"^Error: Interrupted. {INCOMPLETE}$"),
+        (signal.SIGKILL, -signal.SIGKILL, "^$"),
+    ],
+    ids=str,
+)
+def test_interrupted_undo_is_completed(
+    fault: str | signal.Signals,
+    code: int,
+    output: str,
+    server: Cluster,
+    flask: Flask,
+    waiting_undo: "subprocess.Popen[str]",
+) -> None:
+    """A restart of the server, or a signal to the command."""
+    if isinstance(fault, signal.Signals):
+        waiting_undo.send_signal(fault)
+    else:
+        server.restart(fault)
+    assert re.search(output, waiting_undo.communicate(timeout=60)[0])
+    assert waiting_undo.returncode == code
+    assert server.count(RESTORED) == 1000
+    server.execute(f"SELECT pg_terminate_backend(pid) FROM {LOCKS}")
+    result = flask(*UNDO)
+    assert result.exit_code == 0
+    assert result.output.startswith("Restored 1,500 devices, skipped 0.\n")
+    assert server.count(RESTORED) == 2500
+    assert server.execute("SELECT count(DISTINCT request_id) FROM devices") == [(1,)]
+    result = flask(*UNDO)
+    assert result.output == "All changes of these requests are undone already.\n"
+
+
+def test_history_commands_fail_no_concurrent_request(
+    server: Cluster, folder: Path, flask: Flask
+) -> None:
+    with run_clients(server, folder) as (_, clients), clients.writing():
+        assert flask("enable-history", "--keep", "1 hour").exit_code == 0
+        clients.wait_for_more()
+        for _ in range(5):
+            response = clients.post({identifier: {} for identifier in IDENTIFIERS})
+            request_id = response.headers["X-Request-ID"]
+            undo = flask("undo", "Acme", "--yes", "--force", "--request", request_id)
+            assert undo.output.startswith(f"Restored {len(IDENTIFIERS)} devices")
+        server.execute(
+            "UPDATE history_settings SET partition_started_at = '2020-01-01'"
+        )
+        assert flask("prune-history").exit_code == 0
+        clients.wait_for_more()
+        assert flask("disable-history", "--yes").exit_code == 0
+    assert set(clients.statuses) == {200}
+    assert "deadlock detected" not in server.log.read_text()
