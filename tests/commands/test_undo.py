@@ -2,6 +2,8 @@
 
 import json
 import re
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from bulk_metadata.config import Config
 from bulk_metadata.db.transaction import transaction
 from bulk_metadata.db.undo import Target, Undo
 from tests.commands.conftest import Flask, Send
-from tests.conftest import Organization
+from tests.conftest import Organization, connect
 
 UNDO = r"undo-[0-9a-f]{16}"
 
