@@ -82,12 +82,14 @@ def pytest_configure_node(node: Any) -> None:
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # has no types
-    """Distributes single tests. Those that may change the role of the service, which
-    belongs to all databases of the server, run in one process."""
+    """Distributes single tests, except those that must run in one process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        changes_role = nodeid.startswith("tests/db/") or "init_db" in nodeid
-        return "role" if changes_role else nodeid
+        if nodeid.startswith("tests/db/") or "init_db" in nodeid:
+            return "changes of the role, which belongs to all databases of the server"
+        if nodeid.startswith(("tests/containers/", "tests/browser/")):
+            return "an expensive fixture"
+        return nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
