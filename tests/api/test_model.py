@@ -131,7 +131,7 @@ def expected(devices: Model, ids: dict[str, str], entries: Any) -> tuple[int, An
 
 
 @settings(
-    max_examples=300,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
