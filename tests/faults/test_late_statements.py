@@ -46,7 +46,7 @@ class Site:
     executor: ThreadPoolExecutor
 
     @contextmanager
-    def service(self, name: str = "gunicorn", **settings: str) -> Iterator[Service]:
+    def service(self, name: str, **settings: str) -> Iterator[Service]:
         url = self.server.service_url.replace(
             str(self.server.port), str(self.network.port)
         )
@@ -63,10 +63,11 @@ class Site:
         self, service: Service, query: str = ""
     ) -> tuple[Future[int], HeldConnection]:
         """Send the old request. Return it, and its UPDATE in the network."""
+        self.network.held.clear()
         self.network.hold(b"UPDATE devices")
         old = self.executor.submit(self.post, service, "old", query)
         wait_until(lambda: self.network.held, "the UPDATE")
-        return old, self.network.held[-1]
+        return old, self.network.held[0]
 
     def deliver(self, held: HeldConnection) -> None:
         """Deliver the UPDATE and wait until its backend has executed it and exited."""
@@ -99,67 +100,66 @@ def site_on(server: Cluster, folder: Path) -> Iterator[Site]:
         yield Site(server, network, folder, key, executor)
 
 
-@pytest.fixture
-def site(server: Cluster, folder: Path) -> Iterator[Site]:
-    with site_on(server, folder) as site:
+@pytest.fixture(scope="module")
+def site(server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site_on(server, tmp_path_factory.mktemp("late")) as site:
         yield site
 
 
+@pytest.fixture(scope="module")
+def service(site: Site) -> Iterator[Service]:
+    with site.service("shared") as service:
+        yield service
+
+
 @pytest.mark.parametrize("query", ["", "?dryRun=true"])
-def test_update_delayed_by_network_has_no_effect(site: Site, query: str) -> None:
-    with site.service() as service:
-        old, held = site.post_held(service, query)
-        assert old.result() == 500
-        assert site.post(service, "new") == 200
-        site.deliver(held)
-        assert site.stored() == ["new"]
+def test_update_delayed_by_network_has_no_effect(
+    site: Site, service: Service, query: str
+) -> None:
+    old, held = site.post_held(service, query)
+    assert old.result() == 500
+    assert site.post(service, "new") == 200
+    site.deliver(held)
+    assert site.stored() == ["new"]
 
 
-def test_update_in_suspended_backend_has_no_effect(site: Site) -> None:
-    with site.service() as service:
-        old, held = site.post_held(service)
-        [pid] = site.pids(held)
-        backend = psutil.Process(pid)
-        backend.suspend()
-        held.deliver()
-        assert old.result() == 500
-        assert site.post(service, "new") == 200
-        backend.resume()
-        wait_until(lambda: not site.pids(held), "the backend to exit")
-        assert site.stored() == ["new"]
+@pytest.mark.parametrize("suspended", ["backend", "server"])
+def test_update_in_suspended_process_has_no_effect(
+    site: Site, service: Service, suspended: str
+) -> None:
+    assert site.post(service, "new") == 200
+    old, held = site.post_held(service)
+    processes = site.server.processes()
+    if suspended == "backend":
+        processes = [psutil.Process(pid) for pid in site.pids(held)]
+    for process in processes:
+        process.suspend()
+    held.deliver()
+    assert old.result() == 500
+    if suspended == "backend":
+        assert site.post(service, "newer") == 200
+    for process in processes:
+        process.resume()
+    wait_until(lambda: not site.pids(held), "the backend to exit")
+    assert site.stored() == ["newer" if suspended == "backend" else "new"]
 
 
-def test_update_in_suspended_server_has_no_effect(site: Site) -> None:
-    with site.service() as service:
-        assert site.post(service, "new") == 200
-        old, held = site.post_held(service)
-        processes = site.server.processes()
-        for process in processes:
-            process.suspend()
-        held.deliver()
-        assert old.result() == 500
-        for process in processes:
-            process.resume()
-        wait_until(lambda: not site.pids(held), "the backend to exit")
-        assert site.stored() == ["new"]
-
-
-def test_update_before_its_retry_has_no_effect(site: Site) -> None:
+def test_update_before_its_retry_has_no_effect(site: Site, service: Service) -> None:
     """The first copy of the statement arrives before its deadline."""
-    with site.service() as service:
-        old, held = site.post_held(service)
-        held.reset_client()
-        assert old.result() == 200
-        assert site.post(service, "new") == 200
-        site.deliver(held)
-        assert site.stored() == ["new"]
+    old, held = site.post_held(service)
+    held.reset_client()
+    assert old.result() == 200
+    assert site.post(service, "new") == 200
+    site.deliver(held)
+    assert site.stored() == ["new"]
 
 
+@pytest.mark.slow(reason="ANSWER_TIMEOUT is at least 3 s, and gunicorn starts twice")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
 def test_update_of_stopped_gunicorn_has_no_effect(
     site: Site, number: signal.Signals
 ) -> None:
-    with site.service(WORKERS="1") as service:
+    with site.service("stopped", WORKERS="1") as service:
         old, held = site.post_held(service)
         processes = [psutil.Process(service.process.pid)]
         processes += processes[0].children()
@@ -186,17 +186,17 @@ def test_update_of_stopped_gunicorn_has_no_effect(
 
 @pytest.mark.parametrize("sent_before", ["nothing", "half of the body"])
 def test_suspended_worker_sends_no_update_for_disconnected_client(
-    site: Site, sent_before: str
+    site: Site, service: Service, sent_before: str
 ) -> None:
     """The worker is suspended before it reads the request, or between the API key
     lookup and the update."""
     head = (
         f"POST {PATH} HTTP/1.1\r\nHost: service\r\nx-api-key: {site.key}\r\n"
-        f"X-Request-ID: old\r\nContent-Length: {len(body('old'))}\r\n\r\n"
+        f"X-Request-ID: {sent_before}\r\nContent-Length: {len(body('old'))}\r\n\r\n"
     )
     request = (head + body("old")).encode()
     cut = 0 if sent_before == "nothing" else len(request) - 10
-    with site.service() as service, keep_alive(site, service) as client:
+    with keep_alive(service) as client:
         client.sendall(request[:cut])
         if cut:
             wait_until(
@@ -216,17 +216,21 @@ def test_suspended_worker_sends_no_update_for_disconnected_client(
         client.close()
         worker.resume()
         wait_until(
-            lambda: [line for line in service.requests if line["requestId"] == "old"],
+            lambda: [
+                line for line in service.requests if line["requestId"] == sent_before
+            ],
             "the old request",
         )
-        [entry] = [line for line in service.requests if line["requestId"] == "old"]
+        [entry] = [
+            line for line in service.requests if line["requestId"] == sent_before
+        ]
         assert entry["status"] == 500
         assert "ClientDisconnectedError" in entry["exception"]
         assert site.stored() == ["new"]
 
 
 @contextmanager
-def keep_alive(site: Site, service: Service) -> Iterator[socket.socket]:
+def keep_alive(service: Service) -> Iterator[socket.socket]:
     """Yield a connection that a worker has accepted."""
     with socket.create_connection(("127.0.0.1", service.port)) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: service\r\n\r\n")
@@ -258,6 +262,7 @@ def data_age(client: socket.socket) -> int:
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
+@pytest.mark.slow(reason="starts PostgreSQL and gunicorn")
 @pytest.mark.skipif(FAKETIME is None, reason="the package faketime is not installed")
 @pytest.mark.parametrize("offset", ["+3600", "-3600"])
 def test_deadline_holds_if_clock_of_server_is_wrong(
@@ -268,7 +273,7 @@ def test_deadline_holds_if_clock_of_server_is_wrong(
     monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
     with cluster(folder / "wrong", free_port()) as server:
         monkeypatch.delenv("LD_PRELOAD")
-        with site_on(server, folder) as site, site.service() as service:
+        with site_on(server, folder) as site, site.service("service") as service:
             [shift] = site.ask("SELECT extract(epoch FROM clock_timestamp())::float8")
             assert abs(shift - time.time() - int(offset)) < 60
             old, held = site.post_held(service)
