@@ -78,7 +78,10 @@ def find_proxy(url: str) -> Proxy | None:
         proxy = urllib3.util.Url()
     if proxy.scheme not in ("http", "https") or not proxy.host:
         # The value may contain a password.
-        raise ValueError(f"{variable} must be like http://USER:PASSWORD@HOST:PORT")
+        raise ValueError(
+            f"{variable} must be like http://HOST:PORT, with USER:PASSWORD before the "
+            "host if the proxy requires a password, percent-encoded"
+        )
     port = proxy.port or (443 if proxy.scheme == "https" else 80)
     return Proxy(
         f"{proxy.scheme}://{proxy.host}:{port}", variable, unquote(proxy.auth or "")

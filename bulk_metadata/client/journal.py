@@ -114,12 +114,13 @@ class Journal:
                 f"{path} belongs to an unfinished run. Continue it with --resume, or "
                 "delete the file to start again."
             )
-        if resume and known:
-            self._compare(known, facts)
-        else:
+        is_same = resume and known.items() >= facts.items()
+        if not is_same:
+            if not self.is_empty():
+                self._reject(known, facts)
             self._begin(facts)
         #: Whether the file was validated, so that all its devices are listed.
-        self.is_checked = known.get("checked") == "true" and resume
+        self.is_checked = is_same and known.get("checked") == "true"
 
     def is_empty(self) -> bool:
         """Return whether no device has a result."""
@@ -128,12 +129,11 @@ class Journal:
     def _rows(self, query: str, *arguments: object) -> sqlite3.Cursor:
         return self._connection.execute(query, arguments)
 
-    def _compare(self, known: Mapping[str, str], facts: Mapping[str, str]) -> None:
-        for name, value in facts.items():
-            if known[name] != value:
-                raise JournalError(
-                    f"{self.path} belongs to another run: {name} has changed."
-                )
+    def _reject(self, known: Mapping[str, str], facts: Mapping[str, str]) -> None:
+        changed = next(name for name in facts if known.get(name) != facts[name])
+        raise JournalError(
+            f"{self.path} belongs to another run: {changed} has changed."
+        )
 
     def _begin(self, facts: Mapping[str, str]) -> None:
         with self._transaction():

@@ -223,5 +223,5 @@ def make_display(name: str, *, quiet: bool, as_json: bool) -> Display:
     """Return the display for the terminal, log file or silence that is needed."""
     if quiet:
         return Display(name, as_json=as_json)
-    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", None)
+    is_terminal = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
     return (Bar if is_terminal else Lines)(name, as_json=as_json)

@@ -105,7 +105,8 @@ class Summary:
             f"{number:>13,} {words}" for number, words in self.statistics.counts()
         ]
         if self.statistics.retries:
-            lines.append(f"{self.statistics.retries:>13,} requests retried")
+            noun = "request" if self.statistics.retries == 1 else "requests"
+            lines.append(f"{self.statistics.retries:>13,} {noun} retried")
         if self.results:
             lines.append(f"Results: {self.results}")
         return "\n".join(lines)

@@ -3,7 +3,6 @@
 import re
 import ssl
 import threading
-from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import urllib3
@@ -147,10 +146,11 @@ class Transport:
     def _masked(self, error: RequestError) -> RequestError:
         """Return ``error`` with a reason that can be printed."""
         reason = str(error)
-        if error.kind == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._proxy:
+        # Some proxies respond with 401 instead of 407. The service sends a message.
+        if self._proxy and error.kind in (401, 407) and not reason.startswith("401:"):
             reason += (
-                f". The proxy {self._proxy.address} requires other credentials. "
-                f"Set {self._proxy.variable} to http://USER:PASSWORD@HOST:PORT"
+                f". The proxy {self._proxy.address} requires another user or password: "
+                f"set {self._proxy.variable}"
             )
         reason = printable(shorten(mask(reason, self._secrets), MAX_REASON))
         return RequestError(error.kind, reason, error.retry_after)
@@ -158,6 +158,8 @@ class Transport:
     def _failure(self, error: HTTPError) -> RequestError:
         """Return the failure that urllib3 reports as ``error``."""
         host = self._target.netloc
+        if self._proxy:
+            host += f" (through the proxy {self._proxy.address})"
         if isinstance(error, ProxyError) and self._proxy:
             host = f"the proxy {self._proxy.address}"
             # http.client reports the status of the proxy in the message only.

@@ -1,4 +1,4 @@
-"""What the client's tests share."""
+"""Fixtures of the client tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +13,12 @@ from tests.support.service import Service
 
 @pytest.fixture
 def proxy(service: Service) -> Iterator[FaultProxy]:
-    """A proxy before the service."""
+    """The fault proxy in front of the service."""
     with run_proxy(service.port) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def pusher(proxy: FaultProxy, acme: Organization, tmp_path: Path) -> Client:
-    """The client with Acme's key, through the proxy, in a folder of its own."""
+    """The client with the API key of Acme, which sends through the fault proxy."""
     return Client(tmp_path, proxy.url, acme.key)

@@ -10,13 +10,20 @@ import pytest
 
 from bulk_metadata.client import connection, transport
 from bulk_metadata.client.connection import TlsFiles
-from bulk_metadata.client.retry import RequestError
+from bulk_metadata.client.retry import (
+    OTHER_STATUS,
+    RULES,
+    Action,
+    Failure,
+    RequestError,
+    Rule,
+)
 from bulk_metadata.client.transport import Transport, endpoint
 from tests.conftest import Organization
 from tests.support import fault_proxy as faults
 from tests.support.client_runner import Client, numbered
 from tests.support.fault_proxy import Fault, FaultProxy, page, response
-from tests.support.service import PATH
+from tests.support.service import PATH, ROOT
 from tests.support.tcp_proxy import spawn
 from tests.support.waiting import free_port
 
@@ -121,6 +128,29 @@ def test_retries_are_counted(pusher: Client, proxy: FaultProxy) -> None:
     assert "            3 requests retried\n" in done.out
     assert len(proxy.requests) == 4
     assert len({request.body for request in proxy.requests}) == 1
+
+
+def test_documented_retry_policy_is_implemented() -> None:
+    text = (ROOT / "docs" / "fleet.md").read_text()
+    _, _, table = text.partition("| response or failure | action | exit code")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.split("\n\n")[0].splitlines()[2:]
+    ]
+    *documented, other = [
+        Rule(
+            tuple(
+                int(kind) if kind.isdecimal() else Failure(kind)
+                for kind in kinds.split(", ")
+                if kind != "any other status"
+            ),
+            Action(action),
+            int(exit_code),
+        )
+        for kinds, action, exit_code in rows
+    ]
+    assert {kind for rule in documented for kind in rule.kinds} >= set(Failure)
+    assert (tuple(documented), other) == (RULES, OTHER_STATUS)
 
 
 def test_run_ends_after_all_attempts_fail(pusher: Client, proxy: FaultProxy) -> None:

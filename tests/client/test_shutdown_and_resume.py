@@ -53,7 +53,7 @@ def test_client_imports_no_service_library() -> None:
     assert not unwanted & set(modules)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_completes_requests_in_flight(
     pusher: Client, proxy: FaultProxy, acme: Organization, number: int
 ) -> None:
@@ -82,6 +82,18 @@ def test_signal_completes_requests_in_flight(
     sent = [i for request in proxy.requests for i in request.devices]
     assert sorted(sent) == sorted(DEVICES)
     assert acme.metadata() == DEVICES
+
+
+def test_nohup_ignores_sighup(pusher: Client, proxy: FaultProxy) -> None:
+    release = threading.Event()
+    proxy.choose = lambda request: faults.held(release)
+    running = pusher.start(prefix=("nohup",))
+    wait_until(lambda: proxy.requests)
+    running.process.send_signal(signal.SIGHUP)
+    release.set()
+    done = running.end()
+    assert done.code == 0
+    assert "Stopping" not in done.err
 
 
 def test_signal_ends_retry_delay(pusher: Client, proxy: FaultProxy) -> None:

@@ -124,6 +124,15 @@ def test_quiet_prints_nothing(show: Show) -> None:
     assert terminal.written == ""
 
 
+@pytest.mark.parametrize("term", ["dumb", ""])
+def test_simple_terminal_gets_lines(show: Show, pusher: Client, term: str) -> None:
+    pusher.variables = {"TERM": term}
+    with show() as terminal:
+        assert terminal.end() == 3
+    assert "\x1b" not in terminal.written
+    assert terminal.lines[:3] == ["Reading ...", "Checking ...", "Sending ..."]
+
+
 def test_json_summary_follows_bar(show: Show) -> None:
     with show("--json") as terminal:
         assert terminal.end() == 3

@@ -5,8 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ Metadata = Mapping[str, Mapping[str, Any]]
 
 @dataclass
 class Done:
-    """What a run of the client came to."""
+    """The outcome of a run."""
 
     code: int
     out: str
@@ -27,18 +27,20 @@ class Done:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What --json says in the end."""
+        """The summary that --json prints last."""
         summary: dict[str, Any] = json.loads(self.out.splitlines()[-1])["summary"]
         return summary
 
 
 @dataclass
 class Client:
-    """The client in ``folder``, with a service and a key."""
+    """The client in ``folder``, with the URL of a service, an API key, and environment
+    variables."""
 
     folder: Path
     url: str
     key: str
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -46,10 +48,11 @@ class Client:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "BULK_METADATA_API_KEY": self.key,
+            **self.variables,
         }
 
     def write(self, devices: Metadata, name: str = "fleet.ndjson") -> Path:
-        """Write the file that the other calls push."""
+        """Write the file that the other methods push."""
         path = self.folder / name
         path.write_text(ndjson(devices.items()))
         return path
@@ -57,9 +60,14 @@ class Client:
     def command(self, *options: str, file: str = "fleet.ndjson") -> list[str]:
         return [*COMMAND, file, "--url", self.url, *options]
 
-    def start(self, *options: str, file: str = "fleet.ndjson") -> "Running":
+    def start(
+        self,
+        *options: str,
+        file: str = "fleet.ndjson",
+        prefix: Sequence[str] = (),
+    ) -> "Running":
         process = subprocess.Popen(
-            self.command(*options, file=file),
+            [*prefix, *self.command(*options, file=file)],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -73,11 +81,11 @@ class Client:
         return self.start(*options, file=file).end()
 
     def results(self, name: str = "fleet.ndjson.results.csv") -> list[list[str]]:
-        """Return the lines of the result file, the first one checked."""
+        """Return the rows of the result file without the header."""
         return read_results(self.folder / name)
 
     def statuses(self) -> dict[str, str]:
-        """Return each identifier's status, none of which may stand there twice."""
+        """Return the status of each identifier. No identifier may occur twice."""
         results = self.results()
         statuses = {identifier: status for _, identifier, _, status in results}
         assert len(statuses) == len(results)
@@ -90,12 +98,12 @@ class Client:
 
 @dataclass
 class Running:
-    """The client while it runs."""
+    """A running client."""
 
     process: subprocess.Popen[str]
 
     def end(self) -> Done:
-        """Wait until it has ended."""
+        """Wait until the client exits."""
         try:
             out, err = self.process.communicate(timeout=120)
         finally:
@@ -112,7 +120,7 @@ def ndjson(devices: Iterable[tuple[str, Any]]) -> str:
 
 
 def numbered(number: int, **more: Any) -> dict[str, dict[str, Any]]:
-    """Return metadata for so many devices, SN-0 and on."""
+    """Return metadata for ``number`` devices, SN-0 and following."""
     return {f"SN-{i}": {"number": i, **more} for i in range(number)}
 
 

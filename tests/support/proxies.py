@@ -1,5 +1,6 @@
-"""nginx and PgBouncer, with the configuration files of ``deploy/``."""
+"""nginx and PgBouncer with the configuration files of ``deploy/``, and tinyproxy."""
 
+import getpass
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from tests.support.waiting import free_port, wait_for_port
 # Debian installs both into a directory that is not on every PATH.
 SEARCH_PATH = f"{os.environ['PATH']}:/usr/sbin"
 NGINX = shutil.which("nginx", path=SEARCH_PATH)
+TINYPROXY = shutil.which("tinyproxy", path=SEARCH_PATH)
 PGBOUNCER = shutil.which("pgbouncer", path=SEARCH_PATH)
 
 REPLICA = "server 127.0.0.1:8000 fail_timeout=1s;"
@@ -34,12 +36,19 @@ def configuration(file: str, replacements: Mapping[str, str]) -> str:
 @contextmanager
 def nginx(directory: Path, *replicas: Service) -> Iterator[Service]:
     """Run nginx in front of services. Skip the test if it is not installed."""
-    if NGINX is None:
-        pytest.skip("nginx. To test it: apt-get install nginx-light")
     port = free_port()
     server = configuration("nginx.conf", {"listen 8080": f"listen 127.0.0.1:{port}"})
     servers = [REPLICA.replace("8000", str(replica.port)) for replica in replicas]
     upstream = configuration("nginx-upstream.conf", {REPLICA: "\n".join(servers)})
+    with run_nginx(directory, f"{upstream}\n{server}", port):
+        yield Service(port, replicas[0].process, replicas[0].log)
+
+
+@contextmanager
+def run_nginx(directory: Path, configuration: str, port: int) -> Iterator[None]:
+    """Run nginx with the content of an ``http`` block that listens on ``port``."""
+    if NGINX is None:
+        pytest.skip("nginx. To test it: apt-get install nginx-light")
     temporary = "\n".join(
         f"{kind}_temp_path {directory}/{kind};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -47,13 +56,36 @@ def nginx(directory: Path, *replicas: Service) -> Iterator[Service]:
     file = directory / "nginx.conf"
     file.write_text(
         f"daemon off; pid {directory}/pid; error_log {directory}/error;\n"
+        # Otherwise the workers cannot write to the directory.
+        f"user {getpass.getuser()};\n"
         "events {}\n"
-        f"http {{ access_log off; {temporary}\n{upstream}\n{server} }}\n"
+        f"http {{ access_log off; {temporary}\n{configuration} }}\n"
     )
     process = subprocess.Popen([NGINX, "-p", directory, "-c", file])
     try:
         wait_for_port(port, process)
-        yield Service(port, replicas[0].process, replicas[0].log)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def tinyproxy(directory: Path, credentials: str = "") -> Iterator[str]:
+    """Run tinyproxy, which may require the ``credentials`` "user password". Return its
+    host and port."""
+    if TINYPROXY is None:
+        pytest.skip("tinyproxy. To test it: apt-get install tinyproxy-bin")
+    port = free_port()
+    file = directory / "tinyproxy.conf"
+    file.write_text(
+        f"Listen 127.0.0.1\nPort {port}\nTimeout 60\n"
+        + (f"BasicAuth {credentials}\n" if credentials else "")
+    )
+    process = subprocess.Popen([TINYPROXY, "-d", "-c", file], stdout=subprocess.DEVNULL)
+    try:
+        wait_for_port(port, process)
+        yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(30)

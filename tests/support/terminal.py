@@ -1,4 +1,4 @@
-"""A terminal that the client runs in."""
+"""A terminal for a command."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# Cursor movements and colours.
+# Cursor movements and colors.
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 SHOW_CURSOR = "\x1b[?25h"
@@ -20,7 +20,7 @@ HIDE_CURSOR = "\x1b[?25l"
 
 
 class Terminal:
-    """What a process writes to it, and what is typed."""
+    """The output of a process, and its input."""
 
     def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
         self._master = master
@@ -31,19 +31,19 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def wait_for(self, text: str) -> None:
-        """Read on until ``text`` was written."""
+        """Read the output until it contains ``text``."""
         while text not in self.written:
             assert self._read(60), self.written
 
     def end(self) -> int:
-        """Read until the process has ended; return its exit code."""
+        """Read the output to its end. Return the exit code."""
         while self._read(60):
             pass
         return self.process.wait(60)
 
     @property
     def lines(self) -> list[str]:
-        """All that was written, without controls, each frame of a bar apart."""
+        """The output without control sequences, a line for each frame of a bar."""
         plain = CONTROL.sub("", self.written.replace("\x1b[2K", "\n"))
         return [line for line in re.split(r"[\r\n]+", plain) if line]
 
@@ -53,7 +53,7 @@ class Terminal:
         try:
             piece = os.read(self._master, 65536)
         except OSError:
-            piece = b""  # how Linux tells that nobody writes any more
+            piece = b""  # Linux reports the end of the output as an error.
         self.written += piece.decode()
         return bool(piece)
 
@@ -62,13 +62,13 @@ class Terminal:
 def run_in_terminal(
     command: Sequence[str], folder: Path, environment: dict[str, str], columns: int
 ) -> Iterator[Terminal]:
-    """Run ``command`` in a terminal of so many columns."""
+    """Run ``command`` in a terminal with this number of columns."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env={**environment, "TERM": "xterm-256color"},
+        env={"TERM": "xterm-256color", **environment},
         stdin=slave,
         stdout=slave,
         stderr=slave,

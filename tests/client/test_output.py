@@ -1,0 +1,225 @@
+"""Output: secrets, broken streams, API key files, and the JSON summary."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bulk_metadata.client import cli
+from tests.conftest import Organization
+from tests.support import fault_proxy as faults
+from tests.support.client_runner import Client, numbered
+from tests.support.fault_proxy import Fault, FaultProxy, page, response
+from tests.support.service import ROOT
+
+DEVICES = numbered(3)
+
+
+@pytest.fixture(autouse=True)
+def fleet(pusher: Client, acme: Organization) -> None:
+    pusher.write(DEVICES)
+    acme.insert(*DEVICES)
+
+
+def echo_in_device_id(key: str) -> Fault:
+    return faults.altered(
+        lambda answer: {
+            **answer,
+            "results": [{**each, "deviceId": key} for each in answer["results"]],
+        }
+    )
+
+
+# Responses that contain the API key.
+ECHOES: dict[str, Callable[[str], Fault]] = {
+    "message": lambda key: response(403, f"the key {key} is not allowed"),
+    "upper case": lambda key: response(500, f"the key {key.upper()} is not allowed"),
+    "rejected device": lambda key: response(400, f"no {key}"),
+    "long title": lambda key: page(502, "x" * 480 + key),
+    "escaped title": lambda key: page(200, key.replace("t", "&#116;")),
+    "location": lambda key: response(301, b"", Location=f"https://u:pass@host/{key}"),
+    "text": lambda key: response(404, key.encode(), Content_Type="text/plain"),
+    "header": lambda key: response(429, b"", Retry_After=key),
+    "device id": echo_in_device_id,
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+@pytest.mark.parametrize("option", ["--quiet", "--json", "--dry-run"])
+def test_echoed_api_key_is_masked(
+    pusher: Client, proxy: FaultProxy, echo: str, option: str
+) -> None:
+    fault = ECHOES[echo](pusher.key)
+    proxy.choose = lambda request: fault
+    done = pusher.push("--attempts=1", option)
+    assert done.code == 1
+    written = "".join(
+        path.read_bytes().decode(errors="replace") for path in pusher.folder.iterdir()
+    )
+    for text in (done.out, done.err, written):
+        assert pusher.key[:20] not in text.lower()
+        assert "u:pass" not in text
+
+
+def test_api_key_as_argument_is_masked(pusher: Client) -> None:
+    done = pusher.push(pusher.key)
+    assert done.code == 2
+    assert "***" in done.err
+    assert pusher.key not in done.err
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        *("> /dev/full", "2> /dev/full", "> /dev/full 2>&1", ">&-", "2>&-", ">&- 2>&-"),
+        *("<&- >&- 2>&-", "| head -0", "2>&1 | head -0", "2> >(head -0)"),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_broken_output_changes_no_result(
+    pusher: Client, options: tuple[str, ...], redirection: str
+) -> None:
+    (pusher.folder / "fleet.ndjson").write_text(
+        (pusher.folder / "fleet.ndjson").read_text()
+        + '{"identifier": "ünïcode 😀", "metadata": {}}\nx\n'
+    )
+    pusher.variables = {"PYTHONIOENCODING": "cp1252"}
+    script = f'"$@" {redirection}\nexit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *pusher.command("--no-check", *options)],
+        cwd=pusher.folder,
+        env=pusher.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stdout + done.stderr
+    assert b"Exception" not in done.stderr
+    statuses = [row[3] for row in pusher.results()]
+    assert statuses == ["updated", "updated", "updated", "not_found", "invalid"]
+    assert pusher.results()[3][1] == "ünïcode 😀"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "failure"),
+    [
+        (["--resume"], 1, "There is no run to resume: "),
+        (["--results=missing/out.csv"], 1, "Cannot write missing/out.csv.journal: "),
+        (["--results=out.txt"], 2, "--results must end in one of: "),
+        (["--batch-size=0"], 2, "Invalid value for '--batch-size': "),
+        (["--unknown"], 2, "No such option '--unknown'"),
+    ],
+)
+def test_json_summary_follows_error(
+    pusher: Client, options: list[str], code: int, failure: str
+) -> None:
+    done = pusher.push("--json", *options)
+    assert done.code == code
+    assert done.summary["failure"].startswith(failure)
+    assert done.summary["devices"] == 0
+    assert failure in done.err
+
+
+def test_internal_error_prints_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], pusher: Client
+) -> None:
+    """No known input causes an internal error."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(sys, "argv", ["bulk-metadata", *pusher.command()[3:]])
+    monkeypatch.setenv("BULK_METADATA_API_KEY", "tlm_x")
+    monkeypatch.setattr(cli, "read_key", fail)
+    monkeypatch.chdir(pusher.folder)
+    stdout, stderr = sys.stdout, sys.stderr
+    try:
+        with pytest.raises(SystemExit, match="1"):
+            cli.main()
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+    error = capfd.readouterr().err
+    assert error.startswith("Error: internal error: KeyError('x') (fail, line ")
+
+
+def test_failure_reason_is_on_standard_error(pusher: Client, proxy: FaultProxy) -> None:
+    proxy.choose = lambda request: response(401, "Invalid or missing API key")
+    for options in ((), ("--quiet",), ("--json",)):
+        done = pusher.push(*options)
+        assert done.code == 1
+        assert "\nError: 401: Invalid or missing API key.\n" in f"\n{done.err}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{key}",
+        "\ufeff {key}\r\n\r\n",
+        "x-api-key: {key}\n",
+        "\ufeffAccept: */*\r\nX-API-Key:{key}\r\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_api_key_is_read(
+    pusher: Client, tmp_path: Path, content: str, encoding: str
+) -> None:
+    content = content.format(key=pusher.key)
+    (tmp_path / "key").write_bytes(content.encode(encoding))
+    pusher.key = "tlm_unused"
+    assert pusher.push("--key-file=key").code == 0
+    pusher.key = content
+    assert pusher.push().code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("\n", "No API key: key is empty, or use --key-file FILE."),
+        ("tlm_a tlm_b", "The API key contains invalid characters."),
+    ],
+)
+def test_invalid_key_file_is_rejected(
+    pusher: Client, tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "key").write_text(content)
+    done = pusher.push("--key-file=key")
+    assert done.code == 2
+    assert done.err.endswith(f"Error: {message}\n")
+
+
+def test_check_needs_no_key_and_no_url(tmp_path: Path) -> None:
+    def check(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "bulk_metadata.client", "check", *options],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    line = '{"identifier": "SN-1", "metadata": {}}\n'
+    (tmp_path / "fleet.ndjson").write_text(line)
+    done = check("fleet.ndjson")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "fleet.ndjson: 1 device, no problems\n",
+    )
+    assert check("fleet.ndjson", "--quiet").stdout == ""
+    (tmp_path / "fleet.ndjson").write_text(line * 2)
+    done = check("fleet.ndjson", "--json")
+    assert done.returncode == 1
+    problem, summary = map(json.loads, done.stdout.splitlines())
+    assert problem["problem"].startswith("the same identifier as in line 1.")
+    assert summary["summary"]["failure"] == "1 problem"
+    assert [path.name for path in tmp_path.iterdir()] == ["fleet.ndjson"]
+
+
+def test_help_lists_exit_codes(pusher: Client) -> None:
+    text = pusher.push("--help").out
+    for code in (0, 1, 2, 3, 129, 130, 143):
+        assert f"\n    {code} " in text
