@@ -5,6 +5,7 @@ from bulk_metadata.commands import (
     history,
     keys,
     organizations,
+    requests,
     schema,
     undo,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "history",
     "keys",
     "organizations",
+    "requests",
     "schema",
     "undo",
 ]

@@ -9,9 +9,10 @@ from bulk_metadata.commands.transaction import blueprint, session
 from bulk_metadata.core.json_text import Struct, encode
 from bulk_metadata.core.text import counted, printable
 from bulk_metadata.db.accounts import check_key, find_organization
-from bulk_metadata.db.history import select_history
+from bulk_metadata.db.history.settings import select_history
+from bulk_metadata.db.history.target import Target
+from bulk_metadata.db.history.undo import STEP, Skipped, Undo
 from bulk_metadata.db.transaction import past_time
-from bulk_metadata.db.undo import STEP, Skipped, Target, Undo
 
 # Exit codes, besides 0 if all devices were restored, and 1 if none was.
 SOME_SKIPPED = 3

@@ -18,7 +18,7 @@ from bulk_metadata.config import Config, ConfigError, address
 from bulk_metadata.core.api_key import digest
 from bulk_metadata.db.accounts import create_key, find_organization
 from bulk_metadata.db.connection import parse_url
-from bulk_metadata.db.history import enable_history
+from bulk_metadata.db.history.settings import enable_history
 from bulk_metadata.db.queries import select_api_key
 from bulk_metadata.db.schema import apply_schema
 from bulk_metadata.db.transaction import OperatorError, transaction

@@ -22,7 +22,7 @@ OTHER_SERVER = "set DATABASE_URL to use another PostgreSQL"
 def embedded_postgres(directory: Path) -> Iterator[str]:
     """Run a server with its data in ``directory`` and yield the URL of its owner.
 
-    The server listens only on a Unix socket in that directory and authenticates nobody.
+    The server listens only on a Unix socket in that directory, without authentication.
     If this process runs as root, the server runs as the user ``pgserver``. Raises
     click.ClickException if the server does not start or another process runs it.
     """

@@ -9,7 +9,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from app import create_app
 from bulk_metadata.config import Config
-from bulk_metadata.db.history import disable_history, enable_history
+from bulk_metadata.db.history.settings import disable_history, enable_history
 from tests.conftest import Post, connect
 
 Flask = Callable[..., Result]

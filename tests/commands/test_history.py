@@ -11,7 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
-from bulk_metadata.db.history import enable_history
+from bulk_metadata.db.history.settings import enable_history
 from bulk_metadata.db.transaction import OperatorError
 from tests.commands.conftest import Flask, Send
 from tests.conftest import Organization, Post

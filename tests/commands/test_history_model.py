@@ -14,11 +14,12 @@ from psycopg2.extensions import cursor as Cursor
 from bulk_metadata.config import Config
 from bulk_metadata.core.json_text import JsonText
 from bulk_metadata.db.connection import connect_service
-from bulk_metadata.db.history import disable_history, enable_history
+from bulk_metadata.db.history.settings import disable_history, enable_history
+from bulk_metadata.db.history.target import Target
+from bulk_metadata.db.history.undo import Undo
+from bulk_metadata.db.history.versions import list_requests, select_versions
 from bulk_metadata.db.queries import dry_run_update, update_metadata
 from bulk_metadata.db.transaction import transaction
-from bulk_metadata.db.undo import Target, Undo
-from bulk_metadata.db.versions import list_requests, select_versions
 from tests.conftest import Organization, connect
 from tests.support.history_model import Model
 

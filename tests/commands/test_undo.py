@@ -10,8 +10,9 @@ import pytest
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
+from bulk_metadata.db.history.target import Target
+from bulk_metadata.db.history.undo import Undo
 from bulk_metadata.db.transaction import transaction
-from bulk_metadata.db.undo import Target, Undo
 from tests.commands.conftest import Flask, Send
 from tests.conftest import Organization, connect
 
@@ -221,8 +222,8 @@ def test_locked_device_stops_undo(
     owner_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bulk_metadata.db.undo.LOCK_ATTEMPTS", 2)
-    monkeypatch.setattr("bulk_metadata.db.undo.LOCK_SECONDS", 0)
+    monkeypatch.setattr("bulk_metadata.db.history.undo.LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr("bulk_metadata.db.history.undo.LOCK_SECONDS", 0)
     send("one", A=1)
     with closing(connect(owner_url)) as other:
         other.cursor().execute("BEGIN; SELECT FROM devices FOR UPDATE")

@@ -13,7 +13,7 @@ import pytest
 
 from bulk_metadata.config import Config
 from bulk_metadata.core.json_text import JsonText
-from bulk_metadata.db.history import disable_history, enable_history
+from bulk_metadata.db.history.settings import disable_history, enable_history
 from bulk_metadata.db.queries import update_metadata
 from tests.commands.conftest import Flask, runner
 from tests.faults.conftest import run_clients

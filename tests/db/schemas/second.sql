@@ -1,6 +1,3 @@
--- Frozen: the second schema, before any release: no statistics on organization_id.
--- The tables, and the role that the service connects as. Can be applied again without
--- harm, by flask init-db or by psql. PostgreSQL 15 to 18, database encoding UTF8.
 
 CREATE TABLE IF NOT EXISTS organizations (
     id         uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -12,21 +9,15 @@ CREATE TABLE IF NOT EXISTS api_keys (
     id              uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     organization_id uuid        NOT NULL REFERENCES organizations,
     name            text        NOT NULL,
-    -- SHA-256; the key itself is shown once and never stored.
     key_hash        bytea       NOT NULL UNIQUE CHECK (octet_length(key_hash) = 32),
     created_at      timestamptz NOT NULL DEFAULT now(),
     expires_at      timestamptz,
     revoked_at      timestamptz
 );
 
--- The organization leads every key: each organization's devices are a fenced range of
--- the index, and the table can be distributed by organization.
 CREATE TABLE IF NOT EXISTS devices (
     organization_id uuid        NOT NULL REFERENCES organizations,
     id              uuid        NOT NULL DEFAULT gen_random_uuid(),
-    -- COLLATE "C": compared as bytes, so exactly, and in the order in which the service
-    -- sorts and locks. 1,024 bytes fit into an index entry with room to spare. Trimmed of
-    -- Unicode's white space, as the service trims what it looks for.
     identifier      text        NOT NULL COLLATE "C"
                     CHECK (identifier <> '' AND octet_length(identifier) <= 1024)
                     CHECK (identifier = btrim(identifier,
@@ -40,23 +31,14 @@ CREATE TABLE IF NOT EXISTS devices (
     PRIMARY KEY (organization_id, id),
     UNIQUE (organization_id, identifier)
 )
--- Room on each page for the new version of a row: with no index on the columns that
--- change, updates stay heap-only. An index on device_metadata would double their time.
 WITH (fillfactor = 70);
 
--- No statistics, so that none can be out of date: to statistics that are older than an
--- organization it looks empty, and the planner would read all of it for every device.
--- Without them each organization is taken for a 200th of the table.
 ALTER TABLE devices ALTER COLUMN organization_id SET STATISTICS 0;
 
--- The role that the service connects as. It has no password: where one is asked for, set
--- it with ALTER ROLE. It is made once; whoever may not create roles has it made first.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'bulk_metadata_service') THEN
         CREATE ROLE bulk_metadata_service LOGIN;
-        -- The same plan as the service asks for itself, also behind a pooler that drops
-        -- start-up options.
         ALTER ROLE bulk_metadata_service SET enable_hashjoin = off;
         ALTER ROLE bulk_metadata_service SET enable_mergejoin = off;
         ALTER ROLE bulk_metadata_service SET enable_seqscan = off;
@@ -66,12 +48,10 @@ BEGIN
         ALTER ROLE bulk_metadata_service SET cpu_operator_cost = 0;
     END IF;
 EXCEPTION
-    -- Roles belong to all databases of a server: another one's schema came first.
     WHEN duplicate_object OR unique_violation THEN NULL;
 END
 $$;
 
--- It reads what it looks rows up by and what it returns, and writes what it replaces.
 GRANT SELECT (organization_id, key_hash, expires_at, revoked_at)
    ON api_keys TO bulk_metadata_service;
 GRANT SELECT (organization_id, identifier, id), UPDATE (device_metadata, updated_at)

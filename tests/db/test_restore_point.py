@@ -3,7 +3,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_metadata.core.restore_point import Change, find_restore_point
+from bulk_metadata.db.history.restore_point import Change, find_restore_point
 from tests.support.history_model import Model
 
 WRITE = st.tuples(st.just("write"), st.sampled_from(["one", "two", None]))

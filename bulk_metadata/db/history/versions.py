@@ -16,8 +16,9 @@ class Request(Struct, rename="camel"):
     key_name: str | None
     first_at: datetime
     last_at: datetime
-    #: Devices that the request replaced, and those that still have its metadata.
+    #: The number of devices that the request replaced.
     devices: int
+    #: The number of devices that still have its metadata.
     current: int
 
 

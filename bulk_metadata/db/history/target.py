@@ -1,0 +1,159 @@
+"""The target of an undo: requests, and the changes of the devices that they changed."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
+
+from psycopg2.extensions import cursor as Cursor
+
+from bulk_metadata.core.json_text import encode
+from bulk_metadata.db.history.restore_point import Change
+from bulk_metadata.db.history.settings import select_history
+from bulk_metadata.db.transaction import OperatorError
+
+
+class Target(NamedTuple):
+    """The requests to undo: with a request ID, or with an API key since a time."""
+
+    organization_id: str
+    request_id: str | None
+    key_id: str | None
+    since: str | None
+
+    def values(self) -> dict[str, str | None]:
+        """Return the parameters of the statements."""
+        return {**self._asdict(), "target": encode(self).decode()}
+
+
+IS_TARGET = """
+      (%(request_id)s::text IS NULL OR request.request_id = %(request_id)s)
+  AND (%(key_id)s::uuid IS NULL OR request.key_id = %(key_id)s)
+  AND (%(since)s::timestamptz IS NULL OR request.changed_at >= %(since)s)
+"""
+
+LOCK_TARGET = "SELECT pg_try_advisory_lock(hashtextextended(%(target)s, 1651862635))"
+
+
+def lock_target(cursor: Cursor, target: Target) -> None:
+    """Lock the target until the connection is closed. Raises OperatorError if another
+    undo has locked it."""
+    cursor.execute(LOCK_TARGET, target.values())
+    if cursor.fetchall() == [(False,)]:
+        raise OperatorError("Another undo of these requests is running.")
+
+
+SELECT_TARGET = f"""
+SELECT min(change_id), array_agg(DISTINCT key_id::text)
+  FROM history_requests AS request
+ WHERE organization_id = %(organization_id)s
+   AND {IS_TARGET}
+"""  # noqa: S608
+
+
+def select_first_change(cursor: Cursor, target: Target) -> int:
+    """Return the first change of the target. Raises OperatorError if the requests are
+    unknown or ambiguous."""
+    cursor.execute(SELECT_TARGET, target.values())
+    [[first_change, key_ids]] = cursor.fetchall()
+    if first_change is None:
+        raise OperatorError(
+            "The history contains no such requests. Versions from before "
+            f"{select_history(cursor).starts_at} were not stored, or are deleted."
+        )
+    if len(key_ids) > 1:
+        raise OperatorError(
+            f'The request ID "{target.request_id}" was used with several API keys: '
+            f"{', '.join(map(str, key_ids))}. Choose one with --key."
+        )
+    return int(first_change)
+
+
+# OFFSET 0 keeps the order of the joins. Without statistics, the planner chooses a
+# slower one.
+CREATE_DEVICES = f"""
+CREATE TEMPORARY TABLE undo_devices (
+    position  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    device_id uuid
+);
+INSERT INTO undo_devices (device_id)
+  SELECT device_id
+    FROM (SELECT DISTINCT device_id
+            FROM history_requests AS request
+           CROSS JOIN LATERAL (
+                 SELECT device_id
+                   FROM history_versions
+                  WHERE change_id = request.change_id
+                    AND organization_id = %(organization_id)s
+                 OFFSET 0) AS version
+           WHERE organization_id = %(organization_id)s
+             AND {IS_TARGET}) AS changed
+    LEFT JOIN devices
+      ON devices.organization_id = %(organization_id)s
+     AND devices.id = device_id
+ORDER BY identifier
+"""  # noqa: S608
+
+
+def create_devices(cursor: Cursor, target: Target) -> int:
+    """Create the temporary table of the devices that the target changed, with positions
+    from 1 on. Return their number."""
+    cursor.execute(CREATE_DEVICES, target.values())
+    return cursor.rowcount
+
+
+# Locks in the order of the service, by identifier.
+SELECT_DEVICES = """
+SELECT devices.id::text, identifier
+  FROM undo_devices
+  JOIN devices
+    ON devices.organization_id = %(organization_id)s
+   AND devices.id = device_id
+ WHERE position >= %(start)s AND position < %(stop)s
+ ORDER BY identifier
+"""
+LOCK_DEVICES = f"{SELECT_DEVICES} FOR NO KEY UPDATE OF devices"
+
+SELECT_CHANGES = f"""
+SELECT undo_devices.device_id::text, version.change_id, restores, request_id,
+       {IS_TARGET}
+  FROM undo_devices
+ CROSS JOIN LATERAL (
+       SELECT change_id, restores
+         FROM history_versions
+        WHERE device_id = undo_devices.device_id
+          AND organization_id = %(organization_id)s
+          AND change_id >= %(first_change)s
+       OFFSET 0) AS version
+ CROSS JOIN LATERAL (
+       SELECT *
+         FROM history_requests
+        WHERE organization_id = %(organization_id)s
+          AND change_id = version.change_id
+       OFFSET 0) AS request
+ WHERE position >= %(start)s AND position < %(stop)s
+ ORDER BY position, version.change_id
+"""  # noqa: S608
+
+
+def select_changes(
+    cursor: Cursor,
+    target: Target,
+    first_change: int,
+    positions: range,
+    *,
+    lock: bool,
+) -> Iterator[tuple[str, str | None, list[Change]]]:
+    """Yield the ID, the identifier and the changes, oldest first, of the devices at
+    these positions. The identifier of a deleted device is None."""
+    values = {
+        **target.values(),
+        "first_change": first_change,
+        "start": positions.start,
+        "stop": positions.stop,
+    }
+    cursor.execute(LOCK_DEVICES if lock else SELECT_DEVICES, values)
+    identifiers = dict(cursor.fetchall())
+    cursor.execute(SELECT_CHANGES, values)
+    for device_id, rows in groupby(cursor.fetchall(), itemgetter(0)):
+        yield device_id, identifiers.get(device_id), [Change(*row) for _, *row in rows]
