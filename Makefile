@@ -62,9 +62,10 @@ bench-push: .venv/installed-benchmarks ## Measure the upload of a million device
 screenshot: .venv/installed-benchmarks ## Create docs/push.svg, a screenshot of an upload
 	@$(BIN)/python -m benchmarks.screenshot
 
-lint: .venv/installed ## Check style and format
+lint: .venv/installed ## Check style, format, and the layers of the package
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
+	@output=$$($(BIN)/lint-imports --no-logo) || { echo "$$output"; exit 1; }
 
 format: .venv/installed ## Fix lint and format issues automatically
 	@$(BIN)/ruff check --quiet --fix .
@@ -80,5 +81,5 @@ coverage: .venv/installed ## Run the tests and the fault tests with branch cover
 	@$(BIN)/coverage report
 
 clean: ## Remove all generated files, including the data of make run
-	@rm -rf build *.egg-info .venv .venv-alternatives benchmarks/alternatives/*/node_modules .data .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build *.egg-info .venv .venv-alternatives benchmarks/alternatives/*/node_modules .data .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
