@@ -2,6 +2,7 @@
 
 from bulk_metadata.commands import (
     devices,
+    diff,
     history,
     keys,
     organizations,
@@ -14,6 +15,7 @@ from bulk_metadata.commands.transaction import blueprint
 __all__ = [
     "blueprint",
     "devices",
+    "diff",
     "history",
     "keys",
     "organizations",

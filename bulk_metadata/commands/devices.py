@@ -1,30 +1,24 @@
-"""``flask import-devices``."""
+"""``flask import-devices`` and ``flask export-devices``."""
 
+import gzip
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from contextlib import closing, contextmanager, suppress
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, TextIO, cast
 
 import click
 
+from bulk_metadata.commands.device_files import FILE, Loader, open_source
 from bulk_metadata.commands.transaction import blueprint, session
 from bulk_metadata.core.json_text import encode
 from bulk_metadata.core.text import counted
 from bulk_metadata.db.accounts import find_organization
-from bulk_metadata.db.devices import (
-    NestingError,
-    copy_file_devices,
-    create_file_devices,
-    insert_devices,
-    select_repeated,
-)
-from bulk_metadata.db.transaction import Cursor
-from bulk_metadata.files import Options, advice, file_options
-from bulk_metadata.files.device import FileError, Problem, ProblemList, repeats
-from bulk_metadata.files.formats import UnknownFormatError
-from bulk_metadata.files.reader import Chunk, DeviceFile
-from bulk_metadata.files.source import Source
-
-FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
+from bulk_metadata.db.devices import count_devices, insert_devices, select_devices
+from bulk_metadata.files import Options, file_options
+from bulk_metadata.files.cells import is_read_back
+from bulk_metadata.files.table import csv_writer
 
 
 @blueprint.cli.command("import-devices")
@@ -59,77 +53,100 @@ def import_devices_command(
         click.echo(f"To replace their metadata, use: bulk-metadata push {file}")
 
 
-def open_source(path: str) -> Source:
-    """Open a file or standard input. Raises click.ClickException."""
-    try:
-        return Source(path)
-    except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror or error}") from None
+@blueprint.cli.command("export-devices")
+@click.argument("organization")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+@click.option(
+    "--identifiers",
+    "identifiers_file",
+    type=FILE,
+    help="Device file. Export only the devices in this file.",
+)
+def export_devices_command(
+    organization: str, file: str, identifiers_file: str | None
+) -> None:
+    """Write the devices of ORGANIZATION (name or ID) to FILE, or to standard output.
+
+    FILE is CSV or TSV if it has that extension, otherwise NDJSON. The extension .gz
+    compresses it. "bulk-metadata push FILE" restores the metadata.
+    """
+    with session() as cursor:
+        organization_id = find_organization(cursor, organization)
+        listed = None
+        if identifiers_file:
+            with open_source(identifiers_file) as source:
+                loader = Loader(source, Options(allow_empty=True), as_json=False)
+                listed = loader.load(cursor, "Nothing was exported.")
+        selection = (cursor, organization_id, listed is not None)
+        count = count_devices(*selection)
+        with (
+            closing(select_devices(*selection)) as devices,
+            output(file) as text,
+            click.progressbar(
+                devices,
+                length=count,
+                label="Exporting",
+                file=sys.stderr,
+                hidden=not sys.stderr.isatty(),
+            ) as progress,
+        ):
+            write_devices(progress, file, text)
+    if listed is not None and listed > count:
+        missing = f"{listed - count:,} of {counted(listed, 'identifier')}"
+        click.echo(f'{missing} do not exist in "{organization}".', err=True)
 
 
-class Loader:
-    """Loads a device file into a table of the database, and prints its errors."""
-
-    def __init__(self, source: Source, options: Options, *, as_json: bool) -> None:
-        self._source = source
-        self._options = options
-        self._problems = ProblemList(
-            source.name,
-            lambda text: click.echo(text, err=True),
-            click.echo if as_json else None,
+def write_devices(devices: Iterable[tuple[str, str]], file: str, text: TextIO) -> None:
+    """Write identifier and metadata of ``devices`` in the format of ``file``."""
+    name = file.lower().removesuffix(".gz")
+    if not name.endswith((".csv", ".tsv")):
+        for identifier, document in devices:
+            name = encode(identifier).decode()
+            text.write(f'{{"identifier": {name}, "metadata": {document}}}\n')
+        return
+    writer = csv_writer(text, "," if name.endswith(".csv") else "\t")
+    writer.writerow(["identifier", "metadata"])
+    unreadable = 0
+    for identifier, document in devices:
+        writer.writerow([identifier, document])
+        unreadable += not is_read_back(identifier)
+    if unreadable:
+        click.echo(
+            f"{counted(unreadable, 'identifier')} in {file} cannot be read back from a "
+            'table, for example numbers such as "3.57E+14". Export NDJSON instead.',
+            err=True,
         )
-        self._errors = 0
 
-    def load(self, cursor: Cursor, consequence: str) -> int:
-        """Load the file, and return the number of its devices.
 
-        Raises click.ClickException with ``consequence`` if the file contains an error
-        or changes while it is read.
-        """
-        create_file_devices(cursor)
-        total = 0
-        try:
-            for chunk in self._chunks():
-                copy_file_devices(cursor, chunk.devices)
-                self._report(chunk.problems)
-                total += len(chunk.devices)
-        except UnknownFormatError as error:
-            raise click.UsageError(str(error)) from None
-        except FileError as error:
-            self._report([error.as_problem()])
-        except NestingError as error:
-            number, line, identifier, _ = error.device
-            reason = "the metadata has too many levels of nesting"
-            self._report([Problem(number, line, identifier, reason, advice.NESTING)])
-        else:
-            self._report(
-                Problem(number, line, identifier, repeats(first), advice.REPEATED)
-                for number, line, identifier, first in select_repeated(cursor)
-            )
-        self._problems.finish()
-        if self._source.has_changed:
-            reason = f"{self._source.name} changed while it was read"
-            raise click.ClickException(f"{reason}. {consequence}")
-        if self._errors:
-            errors = counted(self._errors, "error")
-            raise click.ClickException(f"{errors}. {consequence}")
-        return total
+@contextmanager
+def output(file: str) -> Iterator[TextIO]:
+    """Yield a text file that replaces ``file`` when it is complete, or standard
+    output. Raises click.ClickException if it cannot be written."""
+    path = Path(file)
+    # A pipe or a device is written directly.
+    is_regular = path.is_file() or not path.exists()
+    partial = path.with_name(f"{path.name}.partial") if is_regular else path
+    try:
+        if file == "-":
+            cast(TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8")
+            yield sys.stdout
+            sys.stdout.flush()
+            return
+        with _open(partial, is_gzip=file.lower().endswith(".gz")) as text:
+            yield text
+        partial.replace(path)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise click.ClickException(f"Cannot write {file}: {reason}") from None
+    finally:
+        if is_regular:
+            with suppress(OSError):
+                partial.unlink()
 
-    def _chunks(self) -> Iterator[Chunk]:
-        chunks = DeviceFile(self._source, self._options).read()
-        with click.progressbar(
-            length=self._source.size,
-            label="Reading",
-            file=sys.stderr,
-            hidden=not sys.stderr.isatty(),
-        ) as progress:
-            position = 0
-            for chunk in chunks:
-                yield chunk
-                progress.update(self._source.position - position)
-                position = self._source.position
 
-    def _report(self, problems: Iterable[Problem]) -> None:
-        for problem in problems:
-            self._errors += 1
-            self._problems.add(problem)
+def _open(path: Path, *, is_gzip: bool) -> TextIO:
+    if is_gzip:
+        return cast(TextIO, gzip.open(path, "wt", encoding="utf-8", newline=""))
+    return path.open("w", encoding="utf-8", newline="")

@@ -1,7 +1,7 @@
 """The devices of an organization: the statements of the commands for device files."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from io import StringIO
 from typing import Any
 
@@ -20,8 +20,8 @@ CREATE TEMPORARY TABLE file_devices (
 
 COPY_FILE_DEVICES = "COPY file_devices FROM STDIN"
 
-# Rows that a cursor fetches at a time.
-FETCH_ROWS = 1000
+# Rows that a cursor fetches at a time. Each may contain several megabytes.
+FETCH_ROWS = 200
 
 # Number, line, identifier and metadata of a device in a file.
 FileDevice = tuple[int, int, str, bytes]
@@ -84,7 +84,9 @@ def select_repeated(cursor: Cursor) -> Iterator[tuple[int, int, str, int]]:
     return _stream(cursor, SELECT_REPEATED)
 
 
-def _stream(cursor: Cursor, query: str, *arguments: object) -> Iterator[Any]:
+def _stream(
+    cursor: Cursor, query: str, *arguments: object
+) -> Generator[Any, None, None]:
     """Yield the rows of ``query`` in bounded memory."""
     with cursor.connection.cursor("stream") as stream:
         stream.itersize = FETCH_ROWS
@@ -111,3 +113,70 @@ def insert_devices(cursor: Cursor, organization_id: str) -> int:
     cursor.execute(INSERT_DEVICES, (organization_id,))
     [[created]] = cursor.fetchall()
     return int(created)
+
+
+COUNT_DEVICES = """
+SELECT count(*)
+  FROM devices
+ WHERE organization_id = %s
+"""
+
+COUNT_LISTED_DEVICES = """
+SELECT count(*)
+  FROM file_devices
+  JOIN devices USING (identifier)
+ WHERE organization_id = %s
+"""
+
+SELECT_DEVICES = """
+  SELECT identifier, device_metadata::text
+    FROM devices
+   WHERE organization_id = %s
+ORDER BY identifier
+"""
+
+SELECT_LISTED_DEVICES = """
+  SELECT identifier, devices.device_metadata::text
+    FROM file_devices
+    JOIN devices USING (identifier)
+   WHERE organization_id = %s
+ORDER BY identifier
+"""
+
+
+def count_devices(cursor: Cursor, organization_id: str, is_listed: bool) -> int:
+    """Return the number of devices, or of those in the file."""
+    query = COUNT_LISTED_DEVICES if is_listed else COUNT_DEVICES
+    cursor.execute(query, (organization_id,))
+    [[count]] = cursor.fetchall()
+    return int(count)
+
+
+def select_devices(
+    cursor: Cursor, organization_id: str, is_listed: bool
+) -> Generator[tuple[str, str], None, None]:
+    """Yield identifier and metadata of the devices, or of those in the file."""
+    query = SELECT_LISTED_DEVICES if is_listed else SELECT_DEVICES
+    return _stream(cursor, query, organization_id)
+
+
+SELECT_CHANGES = """
+   SELECT line, identifier, devices.device_metadata::text,
+          file_devices.device_metadata::text
+     FROM file_devices
+LEFT JOIN (SELECT identifier, device_metadata
+             FROM devices
+            WHERE organization_id = %s) AS devices
+    USING (identifier)
+ ORDER BY number
+"""
+
+
+def select_changes(
+    cursor: Cursor, organization_id: str
+) -> Generator[tuple[int, str, str | None, str], None, None]:
+    """Yield line, identifier, existing and new metadata of each device in the file.
+
+    The existing metadata of a device that does not exist is None.
+    """
+    return _stream(cursor, SELECT_CHANGES, organization_id)

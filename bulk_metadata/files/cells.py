@@ -98,6 +98,14 @@ def clean_identifier(cell: str) -> str:
     return identifier
 
 
+def is_read_back(identifier: str) -> bool:
+    """Return whether ``identifier`` can be in a cell: the cell is read unchanged."""
+    try:
+        return clean_identifier(clean_cell(identifier)) == identifier
+    except DeviceError:
+        return False
+
+
 def _check_form(identifier: str) -> None:
     if SCIENTIFIC.fullmatch(identifier.removeprefix("'")):
         reason, fix = "is a number in scientific notation", advice.TEXT_COLUMN
