@@ -193,6 +193,7 @@ def test_make_targets_exist() -> None:
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, timeout=60)
 
 
+@pytest.mark.slow(reason="five commands start Python")
 def test_commands_from_init_db_to_import(
     acme: Organization, owner_url: str, tmp_path: Path
 ) -> None:
@@ -227,9 +228,9 @@ def test_commands_from_init_db_to_import(
     lines = process.stdout.splitlines()
     assert lines[1].startswith('Created organization "Acme" with ID ')
     assert lines[2].startswith('Created API key "nightly job" with ID ')
-    assert lines[3].startswith('Imported into "Acme": 2 new, 0 that existed')
+    assert lines[3].startswith('Imported into "Acme": 2 created, 0 skipped')
     assert lines[4].endswith("Acme  nightly job")
-    assert lines[5].startswith('Imported into "Acme": 0 new, 2 that existed')
+    assert lines[5].startswith('Imported into "Acme": 0 created, 2 skipped')
     acme.cursor.execute("SELECT identifier, device_metadata FROM devices ORDER BY 1")
     assert acme.cursor.fetchall() == [
         ("SN-A100", {"location": "Building A"}),
