@@ -215,7 +215,7 @@ def test_check_needs_no_key_and_no_url(tmp_path: Path) -> None:
     assert done.returncode == 1
     problem, summary = map(json.loads, done.stdout.splitlines())
     assert problem["problem"].startswith("the same identifier as in line 1.")
-    assert summary["summary"]["failure"] == "1 problem"
+    assert summary["summary"]["failure"] == "1 error. Nothing was sent"
     assert [path.name for path in tmp_path.iterdir()] == ["fleet.ndjson"]
 
 
