@@ -9,12 +9,13 @@ from types import MappingProxyType
 from typing import Any, TypeVar, TypeVarTuple
 
 import psycopg2
-from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extensions import parse_dsn
 
 from bulk_metadata.config import Config, ConfigError
 from bulk_metadata.core.deadline import Watchdog
+from bulk_metadata.db.prepared import ServiceConnection
+from bulk_metadata.db.queries import PREPARED
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -59,7 +60,7 @@ class PooledConnection:
     def __init__(self, config: Config, watchdog: Watchdog) -> None:
         self._config = config
         self._watchdog = watchdog
-        self._connection: Connection | None = None
+        self._connection: ServiceConnection | None = None
         self._backend: int | None = None
 
     @property
@@ -83,7 +84,7 @@ class PooledConnection:
         with self._watchdog.watch(self._socket), connection.cursor() as cursor:
             return query(cursor, *arguments)
 
-    def _open(self) -> Connection:
+    def _open(self) -> ServiceConnection:
         if self._connection is None or self._connection.closed:
             self.close()
             connection = connect_service(self._config)
@@ -92,9 +93,19 @@ class PooledConnection:
             self._socket = socket.socket(fileno=os.dup(connection.fileno()))
             self._connection = connection
             self._terminate_previous(connection)
+            self._prepare(connection)
         return self._connection
 
-    def _terminate_previous(self, connection: Connection) -> None:
+    def _prepare(self, connection: ServiceConnection) -> None:
+        """Prepare the statements. If this fails, close the connection and raise."""
+        try:
+            with self._watchdog.watch(self._socket):
+                connection.prepare(PREPARED)
+        except psycopg2.Error:
+            self.close()
+            raise
+
+    def _terminate_previous(self, connection: ServiceConnection) -> None:
         """Terminate the backend of the connection that this one replaces, if any."""
         previous, self._backend = self._backend, connection.info.backend_pid
         if previous is not None:
@@ -106,7 +117,7 @@ class PooledConnection:
                 cursor.execute(TERMINATE_PREVIOUS, (previous,))
 
 
-def connect_service(config: Config) -> Connection:
+def connect_service(config: Config) -> ServiceConnection:
     """Return a connection for requests: in autocommit mode, with a pinned plan and
     timeouts. Raises psycopg2.OperationalError."""
     settings = PLAN | {
@@ -125,7 +136,7 @@ def connect(
     timeout: int,
     application_name: str,
     settings: Mapping[str, str] = MappingProxyType({}),
-) -> Connection:
+) -> ServiceConnection:
     """Return a connection to the database at ``url``, whose parameters take precedence.
 
     ``timeout`` is in seconds. ``settings`` are run-time settings of PostgreSQL, added
@@ -145,7 +156,8 @@ def connect(
     parameters["client_encoding"] = "UTF8"
     options = [f"-c {name}={value}" for name, value in settings.items()]
     parameters["options"] = " ".join([*options, parameters.get("options", "")])
-    connection: Connection = psycopg2.connect(**parameters)
+    parameters["connection_factory"] = ServiceConnection
+    connection: ServiceConnection = psycopg2.connect(**parameters)
     return connection
 
 

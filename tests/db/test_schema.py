@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import psycopg2
 import pytest
 from msgspec import Raw
 from psycopg2.errors import CheckViolation, InsufficientPrivilege, UniqueViolation
+from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
-from bulk_metadata.db.queries import update_metadata
+from bulk_metadata.db.queries import PREPARED, update_metadata
 from bulk_metadata.db.schema import SCHEMA_FILE
 from tests.api.test_update import WHITE_SPACE
 from tests.conftest import Organization
@@ -98,16 +98,6 @@ def test_service_role_has_plan_and_timeouts(cursor: Cursor) -> None:
     }
 
 
-class Recorder(psycopg2.extensions.cursor):
-    """A cursor that stores its last statement, for EXPLAIN."""
-
-    statement: Any = None
-
-    def execute(self, query: Any, vars: Any = None) -> None:
-        self.statement = query
-        super().execute(query, vars)
-
-
 def nodes(plan: dict[str, Any]) -> list[str]:
     """Return the nodes of the plan in depth-first order, each with its index."""
     name = " ".join(filter(None, [plan["Node Type"], plan.get("Index Name")]))
@@ -116,27 +106,25 @@ def nodes(plan: dict[str, Any]) -> list[str]:
 
 INDEX_SCAN = "Index Scan devices_organization_id_identifier_key"
 # The devices of the request are sorted before the first lookup.
-SORTED = ["Subquery Scan", "Sort"]
-ONE_ROW = [*SORTED, "Function Scan"]
-MANY_ROWS = [*SORTED, "Nested Loop", "Values Scan", "Function Scan"]
+SENT = ["Subquery Scan", "Sort", "Nested Loop", "Function Scan", "Function Scan"]
 
 
-def plan(config: Config, acme: Organization, identifiers: list[str]) -> list[str]:
+def plan(connection: Connection, acme: Organization, identifiers: list[str]) -> Any:
     """Return the plan of the statement that the service runs."""
-    connection = connect_service(config)
-    with connection.cursor(cursor_factory=Recorder) as cursor:
+    with connection.cursor() as cursor:
         update_metadata(cursor, acme.id, dict.fromkeys(identifiers, Raw(b"{}")))
-        cursor.execute(b"EXPLAIN (FORMAT JSON) " + cursor.statement)
+        cursor.execute(b"EXPLAIN (FORMAT JSON) " + (cursor.query or b""))
         [[[explained]]] = cursor.fetchall()
-    connection.close()
     return nodes(explained["Plan"])
 
 
+@pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize("statistics", ["none", "up to date", "without Acme"])
 @pytest.mark.parametrize("fleet", [10, 100_000])
 def test_plan_is_index_nested_loop(
     fleet: int,
     statistics: str,
+    prepared: bool,
     config: Config,
     acme: Organization,
     globex: Organization,
@@ -148,14 +136,18 @@ def test_plan_is_index_nested_loop(
     acme.insert(*identifiers, metadata={"a": 1})
     if statistics == "up to date":
         acme.cursor.execute("ANALYZE devices")
-    for batch, sent in ((1, ONE_ROW), (10, ONE_ROW), (1000, MANY_ROWS)):
-        found = plan(config, acme, [*identifiers, *map(str, range(1000))][:batch])
-        expected = [[*sent, INDEX_SCAN]]
+    connection = connect_service(config)
+    if prepared:
+        connection.prepare(PREPARED)
+    for batch in (1, 10, 1000):
+        found = plan(connection, acme, [*identifiers, *map(str, range(1000))][:batch])
+        expected = [[*SENT, INDEX_SCAN]]
         if fleet == 10:
             # The order of two small inputs varies. Locks follow the index in both.
-            expected.append([INDEX_SCAN, *sent])
+            expected.append([INDEX_SCAN, *SENT])
         assert found[:2] == ["ModifyTable", "Nested Loop"]
         assert found[2:] in expected
+    connection.close()
 
 
 def updates(cursor: Cursor) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from importlib import import_module
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata import db
+from bulk_metadata.db.prepared import Statement
 
 # The parts of an INSERT or UPDATE in which Citus allows only IMMUTABLE functions.
 PARTS = re.compile(r"\bRETURNING\b.*|\bcoalesce\(.*?\)|\bCASE\b.*?\bEND\b", re.S | re.I)
@@ -17,9 +18,10 @@ def changes() -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each INSERT and UPDATE in db/."""
     for info in pkgutil.iter_modules(db.__path__, "bulk_metadata.db."):
         for name, value in vars(import_module(info.name)).items():
-            if name.isupper() and isinstance(value, str):
-                for match in re.finditer(r"\b(?:INSERT INTO|UPDATE)\s", value):
-                    yield name, statement(value[match.start() :])
+            text = value.sql if isinstance(value, Statement) else value
+            if name.isupper() and isinstance(text, str):
+                for match in re.finditer(r"\b(?:INSERT INTO|UPDATE)\s", text):
+                    yield name, statement(text[match.start() :])
 
 
 def statement(text: str) -> str:

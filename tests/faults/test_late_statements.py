@@ -64,7 +64,7 @@ class Site:
     ) -> tuple[Future[int], HeldConnection]:
         """Send the old request. Return it, and its UPDATE in the network."""
         self.network.held.clear()
-        self.network.hold(b"UPDATE devices")
+        self.network.hold(b"to_timestamp")
         old = self.executor.submit(self.post, service, "old", query)
         wait_until(lambda: self.network.held, "the UPDATE")
         return old, self.network.held[0]
@@ -202,7 +202,7 @@ def test_suspended_worker_sends_no_update_for_disconnected_client(
             wait_until(
                 lambda: site.ask(
                     "SELECT query FROM pg_stat_activity WHERE state = 'idle'"
-                    " AND query LIKE '%%FROM api_keys%%'"
+                    " AND query LIKE 'EXECUTE select_api_key%%'"
                 ),
                 "the API key lookup",
             )

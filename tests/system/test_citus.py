@@ -16,7 +16,7 @@ from psycopg2.extensions import make_dsn
 from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
-from bulk_metadata.db.queries import update_metadata
+from bulk_metadata.db.queries import PREPARED, update_metadata
 from bulk_metadata.db.schema import apply_schema
 
 # Tests of the contract and the commands that also run on the cluster.
@@ -50,7 +50,6 @@ from tests.commands.test_accounts import (  # noqa: F401
     test_revoked_key_stops_working,
 )
 from tests.conftest import Organization, Post, connect
-from tests.db.test_schema import Recorder
 from tests.support.citus import CitusCluster, citus
 from tests.support.cluster import Cluster
 from tests.support.concurrent_clients import IDENTIFIERS, ConcurrentClients
@@ -112,14 +111,19 @@ def connection(owner_url: str) -> Iterator[Connection]:
         yield connection
 
 
-def test_update_is_one_task_with_index(config: Config, acme: Organization) -> None:
+@pytest.mark.parametrize("prepared", [False, True])
+def test_update_is_one_task_with_index(
+    prepared: bool, config: Config, acme: Organization
+) -> None:
     identifiers = [f"SN-{number}" for number in range(1000)]
     acme.insert(*identifiers)
     connection = connect_service(config)
-    with connection.cursor(cursor_factory=Recorder) as cursor:
+    if prepared:
+        connection.prepare(PREPARED)
+    with connection.cursor() as cursor:
         documents = dict.fromkeys(identifiers, Raw(b"{}"))
         assert len(update_metadata(cursor, acme.id, documents)) == 1000
-        cursor.execute(b"EXPLAIN " + cursor.statement)
+        cursor.execute(b"EXPLAIN " + (cursor.query or b""))
         lines = "\n".join(line for [line] in cursor.fetchall())
     connection.close()
     assert "Task Count: 1" in lines
