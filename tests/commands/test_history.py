@@ -233,10 +233,12 @@ def test_history_shows_versions_verbatim(
 def test_history_shows_differences(
     flask: Flask, send: Send, acme: Organization
 ) -> None:
-    acme.insert("A", metadata={"same": 1, "v": 0})
+    acme.insert("A", metadata={"removed": 0, "v": 1})
     send("one", A=1)
+    send("two", A=2)
     output = flask("history", "Acme", "A").output
-    assert '\n  - "v": 0\n  - "same": 1\n  + "v": 1\nPrevious' in output
+    assert '\n  - "v": 1\n  + "v": 2\nPrevious' in output
+    assert '\n  - "removed": 0\nPrevious' in output
 
 
 def test_history_of_unknown_device_is_reported(
