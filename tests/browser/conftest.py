@@ -1,4 +1,4 @@
-"""What drives the browser is installed apart: by make check, and not by make test."""
+"""Only make check installs the dependencies of the browser tests."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""The page at /docs in a real browser, as a person meets it."""
+"""The page at /docs in Chromium."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
 
-# As root it has no sandbox; and it is to talk to the service, and to nobody else.
+# root cannot use the sandbox. The browser must connect only to the service.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -41,34 +41,34 @@ def browser() -> Iterator[Browser]:
 def page(
     browser: Browser, service: Service, request: pytest.FixtureRequest
 ) -> Iterator[Page]:
-    """The page, opened; nothing may be wrong with it, nor be asked for elsewhere."""
-    said: list[str] = []
-    asked: set[str] = set()
+    """The open page. It must log no error and load nothing from other hosts."""
+    messages: list[str] = []
+    hosts: set[str] = set()
     with browser.new_page(color_scheme=request.param) as page:
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
         page.goto(f"http://127.0.0.1:{service.port}/docs")
         page.wait_for_selector("button.execute")
         yield page
-    # The browser itself says so of every answer that is not 2xx.
-    refused = [text for text in said if "status of 401" in text]
-    assert said == refused
-    assert asked == {f"127.0.0.1:{service.port}"}
+    # The browser logs every response that is not 2xx.
+    rejections = [text for text in messages if "status of 401" in text]
+    assert messages == rejections
+    assert hosts == {f"127.0.0.1:{service.port}"}
 
 
 def send(page: Page, key: str) -> tuple[str, str]:
-    """Paste a key and press the button; return status and body of the answer."""
+    """Paste an API key and send the request. Return status and body."""
     page.fill("#key", key)
     page.click("button.execute")
-    answer = page.locator(".live-responses-table .response")
+    response = page.locator(".live-responses-table .response")
     return (
-        answer.locator(".response-col_status").inner_text().strip(),
-        answer.locator(".highlight-code code").inner_text(),
+        response.locator(".response-col_status").inner_text().strip(),
+        response.locator(".highlight-code code").inner_text(),
     )
 
 
-def test_the_example_is_ready_to_be_sent(page: Page, acme: Organization) -> None:
+def test_example_request_can_be_sent(page: Page, acme: Organization) -> None:
     acme.insert("SN-A100", "SN-B200")
     status, body = send(page, f" {acme.key}\n")
     assert status == "200"
@@ -84,7 +84,7 @@ def test_the_example_is_ready_to_be_sent(page: Page, acme: Organization) -> None
     }
 
 
-def test_a_dry_run_is_a_choice(page: Page, acme: Organization) -> None:
+def test_dry_run_can_be_selected(page: Page, acme: Organization) -> None:
     acme.insert("SN-A100", "SN-B200")
     before = acme.rows()
     choice = page.locator("tr[data-param-name=dryRun] select")
@@ -97,13 +97,13 @@ def test_a_dry_run_is_a_choice(page: Page, acme: Organization) -> None:
     assert acme.rows() == before
 
 
-def test_a_wrong_key_is_told_so(page: Page, acme: Organization) -> None:
+def test_invalid_key_is_reported(page: Page, acme: Organization) -> None:
     status, body = send(page, acme.key[:-1])
     assert status == "401"
     assert '"error": "Invalid or missing API key"' in body
 
 
-def test_it_is_dark_where_the_system_is(page: Page) -> None:
-    wanted = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+def test_page_follows_system_color_scheme(page: Page) -> None:
+    is_dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     color = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert color == ("rgb(21, 25, 29)" if wanted else "rgb(255, 255, 255)")
+    assert color == ("rgb(21, 25, 29)" if is_dark else "rgb(255, 255, 255)")

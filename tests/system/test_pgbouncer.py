@@ -1,4 +1,4 @@
-"""Behind PgBouncer, which drops start-up options: the plan and the limits hold."""
+"""The service behind PgBouncer, which drops start-up options."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ def show(cursor: Cursor, name: str) -> str:
     return str(value)
 
 
-def test_the_roles_settings_stand_in_for_start_up_options(pooled: Config) -> None:
+def test_role_settings_replace_start_up_options(pooled: Config) -> None:
     connection = connect_service(pooled)
     with connection.cursor() as cursor:
         assert show(cursor, "lock_timeout") == "4s"
@@ -44,7 +44,9 @@ def test_the_roles_settings_stand_in_for_start_up_options(pooled: Config) -> Non
     connection.close()
 
 
-def test_the_plan_is_the_index_nested_loop(pooled: Config, acme: Organization) -> None:
+def test_plan_is_index_nested_loop_behind_pgbouncer(
+    pooled: Config, acme: Organization
+) -> None:
     identifiers = [f"SN-{number:06}" for number in range(100_000)]
     acme.insert(*identifiers, metadata={"a": 1})
     acme.cursor.execute("ANALYZE devices")
@@ -53,7 +55,7 @@ def test_the_plan_is_the_index_nested_loop(pooled: Config, acme: Organization) -
     assert found == ["ModifyTable", "Nested Loop", *SENT, INDEX_SCAN]
 
 
-def test_a_row_that_stays_locked_fails_the_call(
+def test_locked_device_causes_500_behind_pgbouncer(
     pooled: Config,
     acme: Organization,
     owner_url: str,
@@ -76,7 +78,7 @@ def test_a_row_that_stays_locked_fails_the_call(
     assert client.post(PATH, data=body, headers=headers).status_code == 200
 
 
-# Waits for as long as another session keeps the lock.
+# Waits until another session releases the lock.
 WAIT = """
 SET LOCAL lock_timeout = 0;
 SET LOCAL statement_timeout = 0;
@@ -84,13 +86,13 @@ SELECT pg_advisory_xact_lock(1)
 """
 
 
-def test_a_call_is_given_up_while_all_connections_are_in_use(
+def test_exhausted_pgbouncer_causes_500_and_recovers(
     pooled_url: str, acme: Organization
 ) -> None:
     acme.insert("SN-1")
     client = create_app(Config(database_url=pooled_url)).test_client()
 
-    def call() -> int:
+    def send() -> int:
         body = b'{"devices": {"SN-1": {"a": 1}}}'
         return client.post(PATH, data=body, headers={"x-api-key": acme.key}).status_code
 
@@ -103,15 +105,15 @@ def test_a_call_is_given_up_while_all_connections_are_in_use(
         waits = executor.map(wait, range(20))
         try:
             wait_until(lambda: waiting(acme.cursor) == 20)
-            assert call() == 500
+            assert send() == 500
         finally:
             acme.cursor.execute("SELECT pg_advisory_unlock(1)")
         list(waits)
-    assert call() == 200
+    assert send() == 200
 
 
 def waiting(cursor: Cursor) -> int:
-    """Return how many sessions wait for the lock."""
+    """Return the number of sessions that wait for the lock."""
     cursor.execute(
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     )
@@ -119,20 +121,21 @@ def waiting(cursor: Cursor) -> int:
     return int(count)
 
 
-def test_it_gives_up_before_the_service_does() -> None:
+def test_pgbouncer_times_out_before_service() -> None:
     shipped = ConfigParser()
     shipped.read(ROOT / "deploy" / "pgbouncer.ini")
-    patience = shipped.getint("pgbouncer", "query_wait_timeout")
-    assert patience < Config(database_url="").answer_timeout
+    timeout = shipped.getint("pgbouncer", "query_wait_timeout")
+    assert timeout < Config(database_url="").answer_timeout
 
 
-def test_calls_that_overlap_are_all_answered(
+@pytest.mark.slow(reason="80 requests for 1,000 devices each")
+def test_overlapping_requests_succeed_behind_pgbouncer(
     pooled_url: str, acme: Organization, tmp_path: Path
 ) -> None:
     identifiers = [f"SN-{number}" for number in range(1000)]
     acme.insert(*identifiers)
 
-    def call(number: int) -> int:
+    def send(number: int) -> int:
         order = identifiers if number % 2 else identifiers[::-1]
         body = json.dumps({"devices": {each: {"n": number} for each in order}})
         return service.request(body, {"x-api-key": acme.key}).status
@@ -141,6 +144,6 @@ def test_calls_that_overlap_are_all_answered(
         run_service(tmp_path / "log", DATABASE_URL=pooled_url) as service,
         ThreadPoolExecutor(8) as executor,
     ):
-        assert set(executor.map(call, range(80))) == {200}
-    # None is half done.
+        assert set(executor.map(send, range(80))) == {200}
+    # All devices have the value of one request.
     assert len({json.dumps(each) for each in acme.metadata().values()}) == 1
