@@ -5,6 +5,7 @@ failed and a newer one has succeeded. Then the statement arrives.
 """
 
 import json
+import re
 import signal
 import socket
 import struct
@@ -19,10 +20,12 @@ from typing import Any
 
 import psutil
 import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from tests.support.cluster import Cluster, cluster
+from tests.support.proxies import PGBOUNCER, pgbouncer
 from tests.support.service import PATH, Service, run_service
-from tests.support.tcp_proxy import HeldConnection, TcpProxy, tcp_proxy
+from tests.support.tcp_proxy import ProxiedConnection, TcpProxy, tcp_proxy
 from tests.support.waiting import free_port, wait_until
 
 pytestmark = pytest.mark.faults
@@ -35,11 +38,16 @@ TIMEOUTS = {
 }
 
 
+# The guard failed, the service terminated the backend, or the dry run was idle.
+ERROR = re.compile(b"C(22012|57P01|25P03)")
+
+
 @dataclass
 class Site:
     """A service whose connections to PostgreSQL pass through a proxy, and a device."""
 
     server: Cluster
+    url: str
     network: TcpProxy
     folder: Path
     key: str
@@ -47,9 +55,7 @@ class Site:
 
     @contextmanager
     def service(self, name: str, **settings: str) -> Iterator[Service]:
-        url = self.server.service_url.replace(
-            str(self.server.port), str(self.network.port)
-        )
+        url = make_dsn(self.url, port=self.network.port)
         settings = {"DATABASE_URL": url, **TIMEOUTS, **settings}
         with run_service(self.folder / name, **settings) as service:
             yield service
@@ -61,7 +67,7 @@ class Site:
 
     def post_held(
         self, service: Service, query: str = ""
-    ) -> tuple[Future[int], HeldConnection]:
+    ) -> tuple[Future[int], ProxiedConnection]:
         """Send the old request. Return it, and its UPDATE in the network."""
         self.network.held.clear()
         self.network.hold(b"to_timestamp")
@@ -69,15 +75,14 @@ class Site:
         wait_until(lambda: self.network.held, "the UPDATE")
         return old, self.network.held[0]
 
-    def deliver(self, held: HeldConnection) -> None:
-        """Deliver the UPDATE and wait until its backend has executed it and exited."""
+    def deliver(self, held: ProxiedConnection) -> None:
+        """Deliver the UPDATE and wait for its error response."""
         held.deliver()
-        wait_until(lambda: not self.pids(held), "the backend to exit")
+        self.wait_for_error(held)
 
-    def pids(self, held: HeldConnection) -> list[int]:
-        return self.ask(
-            "SELECT pid FROM pg_stat_activity WHERE client_port = %s", held.port
-        )
+    def wait_for_error(self, held: ProxiedConnection) -> None:
+        """Wait for an error: the deadline has passed, or the backend is terminated."""
+        wait_until(lambda: ERROR.search(held.response), "the error response")
 
     def stored(self) -> list[str]:
         return self.ask("SELECT device_metadata->>'value' FROM devices")
@@ -94,21 +99,33 @@ def body(value: str) -> str:
 
 
 @contextmanager
-def site_on(server: Cluster, folder: Path) -> Iterator[Site]:
-    key = server.prepare(devices=1)
-    with tcp_proxy(server.port) as network, ThreadPoolExecutor(4) as executor:
-        yield Site(server, network, folder, key, executor)
+def site_on(
+    server: Cluster, folder: Path, url: str, network: TcpProxy
+) -> Iterator[Site]:
+    with ThreadPoolExecutor(4) as executor:
+        yield Site(server, url, network, folder, server.prepare(devices=1), executor)
 
 
 @pytest.fixture(scope="module")
-def site(server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site_on(server, tmp_path_factory.mktemp("late")) as site:
+def network(server: Cluster) -> Iterator[TcpProxy]:
+    with tcp_proxy(server.port) as network:
+        yield network
+
+
+@pytest.fixture
+def site(server: Cluster, folder: Path, network: TcpProxy) -> Iterator[Site]:
+    with site_on(server, folder, server.service_url, network) as site:
         yield site
 
 
 @pytest.fixture(scope="module")
-def service(site: Site) -> Iterator[Service]:
-    with site.service("shared") as service:
+def service(
+    server: Cluster, network: TcpProxy, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service for the tests that do not stop it."""
+    url = make_dsn(server.service_url, port=network.port)
+    log = tmp_path_factory.mktemp("late") / "gunicorn"
+    with run_service(log, DATABASE_URL=url, **TIMEOUTS) as service:
         yield service
 
 
@@ -131,7 +148,10 @@ def test_update_in_suspended_process_has_no_effect(
     old, held = site.post_held(service)
     processes = site.server.processes()
     if suspended == "backend":
-        processes = [psutil.Process(pid) for pid in site.pids(held)]
+        [pid] = site.ask(
+            "SELECT pid FROM pg_stat_activity WHERE client_port = %s", held.port
+        )
+        processes = [psutil.Process(pid)]
     for process in processes:
         process.suspend()
     held.deliver()
@@ -140,8 +160,58 @@ def test_update_in_suspended_process_has_no_effect(
         assert site.post(service, "newer") == 200
     for process in processes:
         process.resume()
-    wait_until(lambda: not site.pids(held), "the backend to exit")
+    site.wait_for_error(held)
     assert site.stored() == ["newer" if suspended == "backend" else "new"]
+
+
+@pytest.mark.slow(reason="ANSWER_TIMEOUT is at least 3 s, and starts PgBouncer")
+@pytest.mark.skipif(
+    PGBOUNCER is None, reason="PgBouncer. To test it: apt-get install pgbouncer"
+)
+def test_update_in_suspended_pooler_has_no_effect(
+    server: Cluster, folder: Path
+) -> None:
+    [[secret]] = server.execute(
+        "ALTER ROLE bulk_metadata_service PASSWORD 'for-tests-only'",
+        "SELECT rolpassword FROM pg_authid WHERE rolname = 'bulk_metadata_service'",
+    )
+    url = server.service_url.replace("@", ":for-tests-only@")
+    with (
+        pgbouncer(url, secret) as pooled_url,
+        tcp_proxy(int(parse_dsn(pooled_url)["port"])) as network,
+        site_on(server, folder, pooled_url, network) as site,
+        site.service("pooled") as service,
+    ):
+        [pooler] = [
+            child
+            for child in psutil.Process().children()
+            if child.name() == "pgbouncer"
+        ]
+        assert site.post(service, "new") == 200
+        old, held = site.post_held(service)
+        pooler.suspend()
+        held.deliver()
+        assert old.result() == 500
+        pooler.resume()
+        site.wait_for_error(held)
+        assert site.stored() == ["new"]
+
+
+@pytest.mark.slow(reason="REQUEST_TIMEOUT is at least 4 s")
+def test_update_may_exceed_request_timeout(site: Site) -> None:
+    """The service does not disconnect a client during its update."""
+    request = request_bytes(site, "slow")
+    with (
+        site.service("slow", REQUEST_TIMEOUT="4") as service,
+        keep_alive(service) as client,
+    ):
+        client.sendall(request[:-10])
+        wait_until(lambda: data_age(client) > 2000, "half of REQUEST_TIMEOUT")
+        site.network.held.clear()
+        site.network.hold(b"UPDATE devices")
+        client.sendall(request[-10:])
+        assert client.recv(65536).startswith(b"HTTP/1.1 500 ")
+        site.deliver(site.network.held[0])
 
 
 def test_update_before_its_retry_has_no_effect(site: Site, service: Service) -> None:
@@ -190,11 +260,7 @@ def test_suspended_worker_sends_no_update_for_disconnected_client(
 ) -> None:
     """The worker is suspended before it reads the request, or between the API key
     lookup and the update."""
-    head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: service\r\nx-api-key: {site.key}\r\n"
-        f"X-Request-ID: {sent_before}\r\nContent-Length: {len(body('old'))}\r\n\r\n"
-    )
-    request = (head + body("old")).encode()
+    request = request_bytes(site, sent_before)
     cut = 0 if sent_before == "nothing" else len(request) - 10
     with keep_alive(service) as client:
         client.sendall(request[:cut])
@@ -227,6 +293,14 @@ def test_suspended_worker_sends_no_update_for_disconnected_client(
         assert entry["status"] == 500
         assert "ClientDisconnectedError" in entry["exception"]
         assert site.stored() == ["new"]
+
+
+def request_bytes(site: Site, request_id: str) -> bytes:
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: service\r\nx-api-key: {site.key}\r\n"
+        f"X-Request-ID: {request_id}\r\nContent-Length: {len(body('old'))}\r\n\r\n"
+    )
+    return (head + body("old")).encode()
 
 
 @contextmanager
@@ -263,7 +337,9 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
 @pytest.mark.slow(reason="starts PostgreSQL and gunicorn")
-@pytest.mark.skipif(FAKETIME is None, reason="the package faketime is not installed")
+@pytest.mark.skipif(
+    FAKETIME is None, reason="a wrong clock. To test it: apt-get install faketime"
+)
 @pytest.mark.parametrize("offset", ["+3600", "-3600"])
 def test_deadline_holds_if_clock_of_server_is_wrong(
     folder: Path, offset: str, monkeypatch: pytest.MonkeyPatch
@@ -273,7 +349,11 @@ def test_deadline_holds_if_clock_of_server_is_wrong(
     monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
     with cluster(folder / "wrong", free_port()) as server:
         monkeypatch.delenv("LD_PRELOAD")
-        with site_on(server, folder) as site, site.service("service") as service:
+        with (
+            tcp_proxy(server.port) as network,
+            site_on(server, folder, server.service_url, network) as site,
+            site.service("service") as service,
+        ):
             [shift] = site.ask("SELECT extract(epoch FROM clock_timestamp())::float8")
             assert abs(shift - time.time() - int(offset)) < 60
             old, held = site.post_held(service)

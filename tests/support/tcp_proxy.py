@@ -7,32 +7,36 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 
-class HeldConnection:
-    """A connection whose messages to the server are held back from some byte on."""
+class ProxiedConnection:
+    """A connection of a client to the proxy, and one of the proxy to the server.
+
+    From some message on, it can hold back the data to the server.
+    """
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
-        self._client = client
-        self._server = server
-        self.data = b""
+        self.client = client
+        self.server = server
         # The port of the connection, as PostgreSQL sees it.
         self.port: int = server.getsockname()[1]
+        self.held = b""
+        # Data from the server, since data has been held back.
+        self.response = b""
 
     @property
     def deadline(self) -> float:
         """Server time after which the held statement must have no effect."""
-        [deadline] = re.findall(rb"to_timestamp\(([\d.]+)\)", self.data)
+        [deadline] = re.findall(rb"to_timestamp\(([\d.]+)\)", self.held)
         return float(deadline)
 
     def reset_client(self) -> None:
         """Break the connection of the client, while the server's stays open."""
-        self._client.shutdown(socket.SHUT_RDWR)
+        self.client.shutdown(socket.SHUT_RDWR)
 
     def deliver(self) -> None:
-        """Send the held messages, and the end of the stream, to the server."""
+        """Send the held data to the server."""
         # The server may have closed the connection.
         with suppress(OSError):
-            self._server.sendall(self.data)
-            self._server.shutdown(socket.SHUT_WR)
+            self.server.sendall(self.held)
 
 
 class TcpProxy:
@@ -45,7 +49,8 @@ class TcpProxy:
         self._target = target
         self._blocks = threading.Event()
         self._pattern: bytes | None = None
-        self.held: list[HeldConnection] = []
+        # Connections that hold back data.
+        self.held: list[ProxiedConnection] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._sockets = [self._listener]
         self.port: int = self._listener.getsockname()[1]
@@ -60,8 +65,8 @@ class TcpProxy:
         self._blocks.clear()
 
     def hold(self, pattern: bytes) -> None:
-        """Hold back the next message to the server that contains ``pattern``, and all
-        later messages of its connection."""
+        """Hold back the next data to the server that contains ``pattern``, and all
+        later data of its connection."""
         self._pattern = pattern
 
     def close(self) -> None:
@@ -78,39 +83,42 @@ class TcpProxy:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._target))
                 self._sockets += [client, server]
-                spawn(self._send, client, server)
-                spawn(self._forward, server, client)
-
-    def _send(self, client: socket.socket, server: socket.socket) -> None:
-        held: HeldConnection | None = None
-
-        def holds(data: bytes) -> bool:
-            nonlocal held
-            if held is None and self._pattern and self._pattern in data:
-                self._pattern = None
-                held = HeldConnection(client, server)
-                self.held.append(held)
-            if held is not None:
-                held.data += data
-            return held is not None
-
-        self._forward(client, server, holds)
+                connection = ProxiedConnection(client, server)
+                spawn(self._forward, client, server, self._hold, connection)
+                spawn(self._forward, server, client, self._record, connection)
 
     def _forward(
         self,
         source: socket.socket,
         sink: socket.socket,
-        holds: Callable[[bytes], bool] = lambda data: False,
+        intercept: Callable[[ProxiedConnection, bytes], bool],
+        connection: ProxiedConnection,
     ) -> None:
         is_lost = False
         # Either side may disconnect.
         with suppress(OSError):
             while data := source.recv(65536):
                 is_lost = is_lost or self._blocks.is_set()
-                if not is_lost and not holds(data):
+                if not is_lost and not intercept(connection, data):
                     sink.sendall(data)
-            if not self._blocks.is_set() and not holds(b""):
+            if not self._blocks.is_set() and not intercept(connection, b""):
                 sink.shutdown(socket.SHUT_WR)
+
+    def _hold(self, connection: ProxiedConnection, data: bytes) -> bool:
+        """Hold back data to the server. Return whether this connection does."""
+        if self._pattern and self._pattern in data:
+            self._pattern = None
+            connection.held = data
+            self.held.append(connection)
+        elif connection.held:
+            connection.held += data
+        return bool(connection.held)
+
+    def _record(self, connection: ProxiedConnection, data: bytes) -> bool:
+        """Record data from the server, which the client may not receive any longer."""
+        if connection.held:
+            connection.response += data
+        return bool(connection.held)
 
 
 def spawn(function: Callable[..., None], *arguments: object) -> None:
