@@ -32,6 +32,11 @@ install: .venv/installed ## Install everything into .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement tests/browser/requirements.txt
 	@touch $@
 
+.venv/installed-mutants: .venv/installed tests/mutants-requirements.txt
+	@echo 'Installing the dependencies of make mutants ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement tests/mutants-requirements.txt
+	@touch $@
+
 run: .venv/installed ## Run the service with an embedded PostgreSQL and an example organization
 	@$(BIN)/python -m bulk_metadata.demo
 
@@ -49,6 +54,9 @@ soak: export SOAK_SEED ?= $(shell od -A n -N 4 -t u4 /dev/urandom | tr -d ' ')
 soak: .venv/installed-benchmarks ## Run long random searches and the tests of the benchmark (30 min)
 	@echo "To repeat this run: make soak SOAK_FACTOR=$$SOAK_FACTOR SOAK_SEED=$$SOAK_SEED"
 	@$(BIN)/$(PYTEST) --hypothesis-seed=$$SOAK_SEED -m 'soak or hypothesis or benchmarks'
+
+mutants: .venv/installed-mutants ## Check that tests detect changes of the core modules (25 min)
+	@$(BIN)/python -m tests.mutants
 
 bench: .venv/installed-benchmarks ## Run the benchmark (15 min) and write benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks
