@@ -20,11 +20,10 @@ from xdist.scheduler import LoadScopeScheduling
 from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.db.accounts import create_key, create_organization
-from tests.support.databases import DATABASE as DATABASE
-from tests.support.databases import LOGIN as LOGIN
-from tests.support.databases import PROCESS, TestDatabases
-from tests.support.databases import connect as connect
-from tests.support.postgres import postgres
+from tests.support.postgres import DATABASE as DATABASE
+from tests.support.postgres import LOGIN as LOGIN
+from tests.support.postgres import PROCESS, TestDatabases, postgres
+from tests.support.postgres import connect as connect
 from tests.support.proxies import PGBOUNCER, pgbouncer, pgbouncer_version
 from tests.support.service import PATH, Service, run_service
 

@@ -14,7 +14,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason="/docs in Chromium. To test it: apt-get install chromium",
+    ),
 ]
 
 # root cannot use the sandbox. The browser must connect only to the service.

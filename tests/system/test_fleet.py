@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Organization
-from tests.support.doc_scripts import PROGRAMS, client_script
 from tests.support.service import ROOT, Service
+from tests.system.conftest import PROGRAMS, client_script
 
 README = (ROOT / "README.md").read_text()
 FLEET = (ROOT / "docs" / "fleet.md").read_text()

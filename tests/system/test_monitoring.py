@@ -27,7 +27,7 @@ VARIABLES = json.loads(DASHBOARD.read_text())["templating"]["list"]
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None or shutil.which("promtool") is None,
-    reason="prometheus is not installed",
+    reason="monitoring. To test it: apt-get install prometheus",
 )
 
 

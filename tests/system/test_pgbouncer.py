@@ -19,7 +19,9 @@ from tests.support.proxies import PGBOUNCER
 from tests.support.service import PATH, ROOT, run_service
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+pytestmark = pytest.mark.skipif(
+    PGBOUNCER is None, reason="PgBouncer. To test it: apt-get install pgbouncer"
+)
 
 
 @pytest.fixture

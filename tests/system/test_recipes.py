@@ -11,9 +11,9 @@ import pytest
 
 from tests.api.test_update import wait_until_locked
 from tests.conftest import LOGIN, Organization, connect
-from tests.support.doc_scripts import NUMBER, Run, runner, snippets
 from tests.support.service import PATH, ROOT, Service, run_service
 from tests.support.waiting import wait_until
+from tests.system.conftest import NUMBER, Run, snippets
 
 SCRIPTS = (ROOT / "docs" / "scripts.md").read_text()
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
@@ -21,11 +21,6 @@ RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
 [SETTINGS] = snippets(SCRIPTS, "Address and API key")
 [SEND] = snippets(SCRIPTS, "Send a file")
 [REPLACE] = snippets(SCRIPTS, "Retry transient errors")
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return runner(tmp_path)
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from bulk_metadata.config import Config
 from bulk_metadata.db.pool import Database, DatabaseError
 from bulk_metadata.db.schema import apply_schema
 from tests.conftest import Organization, connect
-from tests.support.doc_scripts import NUMBER, Run, client_script, runner, snippets
 from tests.support.service import PATH, ROOT, Service, run_service
+from tests.system.conftest import NUMBER, Run, client_script, snippets
 
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
 
@@ -42,11 +42,6 @@ SPECIAL_IDENTIFIERS = [
     "$(x)",
     "é😀",
 ]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return runner(tmp_path)
 
 
 def rows(cursor: Cursor, query: str) -> list[dict[str, Any]]:

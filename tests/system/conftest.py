@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.cluster import BINARIES
 
-# The embedded server's psql is good enough where there is no other.
+# psql of the embedded server is the last choice.
 PROGRAMS = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ["PATH"], str(BINARIES)]
 )
@@ -38,16 +38,17 @@ def client_script(script: str, api_key: str, port: int) -> str:
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def runner(folder: Path) -> Run:
-    """Return a function that runs a script in ``folder``."""
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run a script in a temporary directory."""
     for program in ("curl", "jq", "psql"):
         if not shutil.which(program, path=PROGRAMS):
-            pytest.skip(f"{program} is not installed")
+            pytest.skip(f"scripts of the docs. To test them: apt-get install {program}")
 
     def run(*script: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", "".join(script)],
-            cwd=folder,
+            cwd=tmp_path,
             env={**os.environ, "PATH": PROGRAMS, **variables},
             capture_output=True,
             text=True,
