@@ -134,7 +134,7 @@ def service(config: Config) -> Iterator[Cursor]:
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     database=None,
     deadline=None,
     derandomize=True,

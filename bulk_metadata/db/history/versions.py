@@ -22,9 +22,9 @@ class Request(Struct, rename="camel"):
     current: int
 
 
-# The recursion finds one request after the other, from the last change backwards. The
-# state of a device after an undo equals an earlier state: same_state lists the changes
-# that led to these states.
+# newest: one request after the other, from the last change backwards.
+# changed: the devices of a request.
+# same_state: their last changes, and the earlier changes whose results these restored.
 LIST_REQUESTS = """
 WITH RECURSIVE newest AS (
     SELECT NULL::bigint AS change_id, NULL AS request_id, NULL::uuid AS key_id,
@@ -44,52 +44,58 @@ WITH RECURSIVE newest AS (
          ORDER BY change_id DESC
             LIMIT 1) AS next
      WHERE cardinality(found) < %(limit)s)
-SELECT newest.request_id, newest.key_id::text, api_keys.name, min(changed_at),
-       max(changed_at), count(DISTINCT device_id),
-       count(DISTINCT device_id) FILTER (
-           WHERE (devices.request_id, devices.key_id)
-                 IS NOT DISTINCT FROM (newest.request_id, newest.key_id)
-              OR devices.request_id LIKE 'undo-%%' AND EXISTS (
-                 WITH RECURSIVE same_state AS (
-                     (SELECT change_id, restores
-                        FROM history_versions
-                       WHERE device_id = devices.id
-                         AND organization_id = devices.organization_id
-                    ORDER BY change_id DESC
-                       LIMIT 1)
-                      UNION ALL
-                     SELECT previous.change_id, previous.restores
-                       FROM same_state
-                      CROSS JOIN LATERAL (
-                            SELECT change_id, restores
-                              FROM history_versions
-                             WHERE device_id = devices.id
-                               AND organization_id = devices.organization_id
-                               AND change_id < same_state.restores
-                          ORDER BY change_id DESC
-                             LIMIT 1) AS previous)
-                 SELECT
-                   FROM same_state
-                   JOIN history_requests AS writer USING (change_id)
-                  WHERE writer.organization_id = devices.organization_id
-                    AND writer.request_id = newest.request_id
-                    AND writer.key_id IS NOT DISTINCT FROM newest.key_id))
+SELECT newest.request_id, newest.key_id::text, api_keys.name, first_at, last_at,
+       devices, current
   FROM newest
-  JOIN history_requests AS request
-    ON request.organization_id = %(organization_id)s
-   AND request.request_id = newest.request_id
-   AND request.key_id IS NOT DISTINCT FROM newest.key_id
-  CROSS JOIN LATERAL (
-       SELECT device_id
-         FROM history_versions
-        WHERE change_id = request.change_id
-          AND organization_id = %(organization_id)s
-       OFFSET 0) AS version
-  LEFT JOIN devices
-    ON devices.organization_id = %(organization_id)s
-   AND devices.id = version.device_id
+ CROSS JOIN LATERAL (
+       WITH RECURSIVE request AS (
+           SELECT change_id, changed_at
+             FROM history_requests
+            WHERE organization_id = %(organization_id)s
+              AND request_id = newest.request_id
+              AND key_id IS NOT DISTINCT FROM newest.key_id),
+       changed AS (
+           SELECT DISTINCT device_id
+             FROM request
+            CROSS JOIN LATERAL (
+                  SELECT device_id
+                    FROM history_versions
+                   WHERE change_id = request.change_id
+                     AND organization_id = %(organization_id)s
+                  OFFSET 0) AS version),
+       same_state AS (
+           SELECT device_id, last.*
+             FROM changed
+             JOIN devices
+               ON devices.organization_id = %(organization_id)s
+              AND devices.id = device_id
+            CROSS JOIN LATERAL (
+                  SELECT change_id, restores
+                    FROM history_versions
+                   WHERE device_id = changed.device_id
+                     AND organization_id = %(organization_id)s
+                ORDER BY change_id DESC
+                   LIMIT 1) AS last
+            UNION ALL
+           SELECT device_id, previous.*
+             FROM same_state
+            CROSS JOIN LATERAL (
+                  SELECT change_id, restores
+                    FROM history_versions
+                   WHERE device_id = same_state.device_id
+                     AND organization_id = %(organization_id)s
+                     AND change_id < same_state.restores
+                ORDER BY change_id DESC
+                   LIMIT 1) AS previous)
+       SELECT (SELECT min(changed_at) FROM request) AS first_at,
+              (SELECT max(changed_at) FROM request) AS last_at,
+              (SELECT count(*) FROM changed) AS devices,
+              (SELECT count(DISTINCT device_id)
+                 FROM same_state
+                WHERE change_id IN (SELECT change_id FROM request)) AS current
+       ) AS counts
   LEFT JOIN api_keys ON api_keys.id = newest.key_id
- GROUP BY newest.change_id, newest.request_id, newest.key_id, api_keys.name
+ WHERE newest.change_id IS NOT NULL
  ORDER BY newest.change_id DESC
 """
 
