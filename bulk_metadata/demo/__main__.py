@@ -15,27 +15,12 @@ from pathlib import Path
 import click
 
 from bulk_metadata.config import Config, ConfigError, address
-from bulk_metadata.core.api_key import digest
-from bulk_metadata.db.accounts import create_key, find_organization
 from bulk_metadata.db.connection import parse_url
-from bulk_metadata.db.history.settings import enable_history
-from bulk_metadata.db.queries import select_api_key
-from bulk_metadata.db.schema import apply_schema
-from bulk_metadata.db.transaction import OperatorError, transaction
+from bulk_metadata.db.transaction import OperatorError
+from bulk_metadata.demo.database import prepare
 from bulk_metadata.demo.embedded import embedded_postgres
 
 ROOT = Path(__file__).parents[2]
-
-# The devices of the example in the README, and two more. SN-UNKNOWN does not exist.
-INSERT_DEMO = """
-INSERT INTO organizations (name) VALUES ('demo') ON CONFLICT (name) DO NOTHING;
-INSERT INTO devices (organization_id, identifier)
-     SELECT organizations.id, identifier
-       FROM organizations,
-            unnest(ARRAY['SN-A100', 'SN-B200', 'SN-C300', 'SN-D400']) AS identifier
-      WHERE name = 'demo'
-ON CONFLICT (organization_id, identifier) DO NOTHING
-"""
 
 READY = """
 The service is ready. This request replaces the metadata of two devices, and a third
@@ -118,30 +103,11 @@ def run(
     owner: Config, service: Config, key_file: Path, *, with_history: bool = False
 ) -> None:
     """Prepare the database as its owner, then run the service."""
-    with transaction(owner) as cursor:
-        apply_schema(cursor)
-        if with_history:
-            enable_history(cursor)
-    key = prepare(owner, key_file)
+    key = prepare(owner, key_file, with_history=with_history)
     ready = READY.format(bind=service.bind, key=key, key_file=key_file)
     if with_history:
         ready += READY_HISTORY.format(url=owner.database_url)
     serve(service, ready + READY_END)
-
-
-def prepare(config: Config, key_file: Path) -> str:
-    """Create the missing parts of the demo organization and return its API key."""
-    with transaction(config) as cursor:
-        cursor.execute(INSERT_DEMO)
-        organization_id = find_organization(cursor, "demo")
-        key = key_file.read_text() if key_file.exists() else ""
-        api_key = select_api_key(cursor, digest(key))
-        if api_key is None or api_key.organization_id != organization_id:
-            key = create_key(cursor, organization_id, "make run").text
-            key_file.parent.mkdir(parents=True, exist_ok=True)
-            key_file.touch(mode=0o600)
-            key_file.write_text(key)
-    return key
 
 
 def serve(config: Config, ready: str) -> None:
