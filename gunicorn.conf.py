@@ -2,7 +2,9 @@
 
 import gc
 import os
+import signal
 import sys
+from functools import partial
 from typing import Any
 
 from bulk_metadata.config import Config, ConfigError
@@ -35,6 +37,8 @@ forwarder_headers = ""
 # The only interface to a running gunicorn are signals.
 control_socket_disable = True
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
 
 def on_starting(server: Any) -> None:
     """Open the metrics port. It stays open during a reload."""
@@ -50,6 +54,14 @@ def on_starting(server: Any) -> None:
             "METRICS_BIND=127.0.0.1:9465"
         )
     server.log.info("Metrics at %s", server.metrics_port.url)
+    # A new worker would lose a signal that arrives before it handles signals, and delay
+    # the shutdown by graceful_timeout.
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, STOP_SIGNALS),
+        after_in_parent=partial(
+            signal.pthread_sigmask, signal.SIG_UNBLOCK, STOP_SIGNALS
+        ),
+    )
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -67,6 +79,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Serve the metrics port. Exclude the loaded modules from garbage collection."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     worker.metrics_port.serve(worker.wsgi)
     gc.collect()
     gc.freeze()

@@ -10,6 +10,7 @@ import os
 import selectors
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -47,16 +48,15 @@ class Worker(gthread.ThreadWorker):
     def _expire_oldest(self) -> None:
         """Let gunicorn close the oldest connection without a complete head, preferably
         a new one, as soon as the current events are processed."""
-        for waiting in (self.pending_conns, self.keepalived_conns):
-            if waiting:
-                waiting[0].timeout = 0.0
-                return
+        with suppress(IndexError):
+            (self.pending_conns or self.keepalived_conns)[0].timeout = 0.0
 
     def enqueue_req(self, conn: Any) -> None:
         """Serve the next request of ``conn`` in a thread if its head is complete."""
         if conn.parser is None:
             conn.parser = Parser(self.cfg, conn.sock, conn.client, self.request_timeout)
             conn.data_ready = True  # gunicorn would wait for data in the thread
+            conn.parser.unreader.receive()
         reader = conn.parser.unreader
         if reader.is_closed:
             self.nr_conns -= 1

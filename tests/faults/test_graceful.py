@@ -140,6 +140,19 @@ def test_silent_connection_does_not_delay_shutdown(
         assert service.process.wait(60) == 0
 
 
+def test_shutdown_during_start_is_immediate(service_url: str, folder: Path) -> None:
+    """gunicorn would wait for graceful_timeout, 600 s."""
+    settings = {
+        "DATABASE_URL": service_url,
+        "GUNICORN_CMD_ARGS": "--graceful-timeout 600",
+    }
+    for _ in range(2):
+        with run_service(folder / "gunicorn", **settings) as service:
+            wait_until(service.workers, "the first worker")
+            service.process.send_signal(signal.SIGTERM)
+            assert service.process.wait(60) == 0
+
+
 def test_preloaded_workers_share_no_connection(server: Cluster, folder: Path) -> None:
     preload = {"GUNICORN_CMD_ARGS": "--preload"}
     with run_clients(server, folder, **preload) as (service, clients):

@@ -129,15 +129,15 @@ def test_silent_connections_do_not_delay_others(
             assert kept.post({"SN-1": {}}).status == 200
 
 
-@pytest.mark.parametrize("first", [b"", b"GET /healthz HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize("data", [HALF_HEAD, b"GET /healthz HTTP/1.1\r\n\r\n"])
 def test_incomplete_head_times_out(
-    first: bytes, service_url: str, tmp_path: Path
+    data: bytes, service_url: str, tmp_path: Path
 ) -> None:
     """Although the client continues to send, on a new or a kept connection."""
     settings = {"DATABASE_URL": service_url, **SHORT_TIMEOUTS}
     with (
         run_service(tmp_path / "log", **settings) as service,
-        connections(service, first + HALF_HEAD) as clients,
+        connections(service, data) as clients,
         dripping(clients),
     ):
         wait_until(lambda: not any(map(is_open, clients)), "closed connections")

@@ -402,7 +402,7 @@ def test_connections_share_one_thread(
     def send_requests(_: int) -> set[int]:
         statuses = set()
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        for _ in range(50):
+        for _ in range(20):
             connection.request("POST", PATH, BODY, key(acme))
             response = connection.getresponse()
             response.read()
