@@ -186,20 +186,27 @@ class Transport:
             return RequestError(
                 Failure.UNREADABLE, f"unreadable response: {error.args[0]}"
             )
-        if self._is_tls_port():
-            return RequestError(
-                Failure.TLS_MISMATCH, f"{host} expects TLS: use https:// in --url"
-            )
-        return RequestError(
+        return self._diagnose() or RequestError(
             Failure.CONNECTION_LOST, f"the connection to {host} was lost"
         )
 
-    def _is_tls_port(self) -> bool:
-        """Return whether the first request failed because the server expects TLS."""
-        if self._is_diagnosed or self._proxy or self._target.scheme == "https":
-            return False
+    def _diagnose(self) -> RequestError | None:
+        """Return why the server closes the first connection without a response, if a
+        second connection shows the reason."""
+        if self._is_diagnosed or self._target.scheme == "https":
+            return None
         self._is_diagnosed = True
-        return speaks_tls(self._target.hostname or "", self._target.port or 80)
+        if self._proxy:
+            # A proxy that rejects a request does not read its body, and the reset of the
+            # connection can discard the response. A request without a body is safe.
+            try:
+                check_status(self._post(b"", ""))
+            except RequestError as error:
+                return None if error.kind is Failure.REJECTED else error
+        elif speaks_tls(self._target.hostname or "", self._target.port or 80):
+            reason = f"{self._target.netloc} expects TLS: use https:// in --url"
+            return RequestError(Failure.TLS_MISMATCH, reason)
+        return None
 
     def _tls_failure(self, error: object, host: str) -> RequestError:
         """Return the failure of a TLS connection."""
