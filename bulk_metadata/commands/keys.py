@@ -15,7 +15,7 @@ from bulk_metadata.db.accounts import (
 
 @blueprint.cli.command("create-key")
 @click.argument("organization")
-@click.option("--name", default="default", show_default=True, help="Purpose.")
+@click.option("--name", default="default", show_default=True, help="Name of the key.")
 @click.option(
     "--expires-in",
     metavar="SPAN",

@@ -16,7 +16,7 @@ from bulk_metadata.db.transaction import past_time
 @click.option(
     "--since",
     metavar="TIME",
-    help="Start, for example '2026-11-26 14:30' or 'yesterday'. Default: all.",
+    help="Time of the first request, for example '2026-11-26 14:30' or 'yesterday'.",
 )
 @click.option(
     "--limit",
@@ -33,7 +33,7 @@ def list_requests_command(
 
     CURRENT is the number of devices that still have the metadata of the request.
     """
-    with session() as cursor:
+    with session(index_plans=True) as cursor:
         history = select_history(cursor)
         organization_id = find_organization(cursor, organization)
         start = None if since is None else past_time(cursor, "--since", since)
@@ -69,7 +69,7 @@ def list_requests_command(
 def history_command(organization: str, identifier: str, as_json: bool) -> None:
     """List the changes of the device IDENTIFIER in ORGANIZATION, newest first, with the
     metadata before each change."""
-    with session() as cursor:
+    with session(index_plans=True) as cursor:
         history = select_history(cursor)
         organization_id = find_organization(cursor, organization)
         metadata, versions = select_versions(cursor, organization_id, identifier)

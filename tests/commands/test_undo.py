@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from bulk_metadata.db.history.undo import Undo
 from bulk_metadata.db.transaction import transaction
 from tests.commands.conftest import Flask, Send
 from tests.conftest import Organization, connect
+from tests.support.service import ROOT
 
 UNDO = r"undo-[0-9a-f]{16}"
 
@@ -234,6 +236,21 @@ def test_locked_device_stops_undo(
         "Error: Another session holds locks on devices. Repeat the command when the "
         "locks are released.\n"
     )
+
+
+def test_documented_commands_work(flask: Flask, send: Send, acme: Organization) -> None:
+    """The commands in docs/undo.md, in their order."""
+    acme.insert("SN-A100", metadata={"v": 0})
+    send("nightly-2026-11-23", **{"SN-A100": 1})
+    page = (ROOT / "docs" / "undo.md").read_text()
+    key = f"--key {key_ids(acme)[0]} --since 2001-01-01"
+    page = re.sub(r"--key \S+ --since .+", key, page)
+    commands = re.findall(r"^flask (.+)$", page, re.MULTILINE)
+    results = [flask(*shlex.split(command), input="y\n") for command in commands]
+    assert [result.exit_code for result in results] == [0, 0, 0, 0, 1]
+    assert "nightly-2026-11-23" in results[1].output
+    assert "Restored 1 device, skipped 0." in results[3].output
+    assert results[4].output == "All changes of these requests are undone already.\n"
 
 
 KEY_ID = "00000000-0000-0000-0000-000000000000"
