@@ -81,7 +81,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # has no types
-    """Distributes single tests, except those that must run in one process."""
+    """Distributes single tests, except the ones that must run in one process."""
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith("tests/db/") or "init_db" in nodeid:
