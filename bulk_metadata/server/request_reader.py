@@ -1,7 +1,7 @@
-"""Reading requests from a connection: a head without blocking, a body with a timeout.
+"""Reading of requests: a head without blocking, a body with a timeout.
 
-gunicorn reads both in a thread, so that a client that sends half a head occupies it.
-Here, the main thread of the worker collects the head. A thread only parses it.
+gunicorn reads both in a thread, so a client that sends half a head occupies a thread.
+Here, the main thread of the worker collects the head, and a thread only parses it.
 """
 
 import io
@@ -21,11 +21,12 @@ logger = logging.getLogger(__name__)
 # Bytes. The same as in deploy/nginx.conf; gunicorn's limits would allow 1.6 MB.
 MAX_HEAD_BYTES = 65_536
 END_OF_HEAD = b"\r\n\r\n"
-# gunicorn rejects a head with a bare line feed. It may have no other end.
+# gunicorn rejects a head with a bare line feed, so the rest of it need not arrive.
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
-# Bytes and seconds. If the application does not read the body, a short one is read
-# here, and the connection is kept. The time is for a body in the packet after the head.
+# Bytes and seconds. If the application does not read the body, a body within these
+# limits is discarded, and the connection is kept. Otherwise the connection is closed.
+# The timeout allows for a body in the packet after the head.
 MAX_DISCARDED_BYTES = 65_536
 DISCARD_TIMEOUT = 0.01
 
@@ -41,7 +42,7 @@ class RequestReader(SocketUnreader):
         self._deadline: float | None = None
 
     def has_head(self, start: int = 0) -> bool:
-        """Return whether the buffer contains the end of a head, or too long a head."""
+        """Return whether the head in the buffer is complete, invalid or too long."""
         data = self.buf.getvalue()
         return (
             data.find(END_OF_HEAD, start) >= 0
@@ -50,8 +51,8 @@ class RequestReader(SocketUnreader):
         )
 
     def receive(self) -> bool:
-        """Read the bytes that have arrived. Return whether there is no need to wait:
-        the head is complete, or the client has disconnected."""
+        """Read the available bytes. Return whether the wait ends: the head is complete,
+        or the client has disconnected."""
         size = self.buf.seek(0, io.SEEK_END)
         try:
             data = self.sock.recv(MAX_HEAD_BYTES - size)
@@ -74,20 +75,20 @@ class RequestReader(SocketUnreader):
         return self.has_head()
 
     def start_request(self) -> None:
-        """Set the deadline for the body, and the timeout for each response."""
+        """Set the deadline for the body and the timeout for the response."""
         self._deadline = time.monotonic() + self._timeout
         self.sock.settimeout(self._timeout)
 
     def end_request(self) -> None:
-        """Return to the next head, of which a thread must not wait for a byte."""
+        """Prevent a thread from waiting for the next head."""
         self._deadline = None
         self.is_discarding = False
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """Return the next bytes of the body, b"" at the end of the connection.
+        """Return the next bytes of the body, or b"" if the client has disconnected.
 
-        Raises TimeoutError at the deadline. No response can follow: the request may be
-        valid, so the client should repeat it.
+        Raises TimeoutError at the deadline, and ends the connection: an error response
+        would be wrong for a valid request, which the client can repeat.
         """
         if self._deadline is None:
             raise LimitRequestHeaders(f"over {MAX_HEAD_BYTES} bytes")
@@ -104,7 +105,7 @@ class RequestReader(SocketUnreader):
             self.sock.settimeout(self._timeout)
 
     def discard(self, body: Any) -> bool:
-        """Read a short rest of ``body``. Return whether its end was reached."""
+        """Read the rest of ``body`` if it is short. Return whether this succeeded."""
         if body.failed:
             return False
         self.is_discarding = True

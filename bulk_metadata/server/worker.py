@@ -1,9 +1,9 @@
 """A gunicorn worker whose threads never wait for a client that sends nothing.
 
-A connection waits in the poller of the main thread until the head of its next request
-is complete. Only then a thread serves it. After the last response, the poller discards
-the rest that the client sends, because a client that is still sending would otherwise
-lose the response.
+The poller of the main thread collects the head of each request. A thread serves the
+connection when the head is complete. After the last response, the poller discards the
+data that arrives until the client closes the connection. If the worker closed it first,
+a client that is still sending would lose the response.
 """
 
 import os
@@ -29,7 +29,7 @@ SHUTDOWN_SECONDS = 2
 
 
 class Worker(gthread.ThreadWorker):
-    """The threaded worker of gunicorn. Public methods override its methods."""
+    """A threaded worker with its own way to wait for clients and to report errors."""
 
     def init_process(self) -> None:
         """Read the settings and start the worker."""
@@ -90,7 +90,7 @@ class Worker(gthread.ThreadWorker):
             super().on_pending_socket_readable(conn, client)
 
     def handle(self, conn: Any) -> Any:
-        """Serve a request, and those that follow it immediately. In a thread."""
+        """Serve a request in a thread, and further ones that follow immediately."""
         is_kept = super().handle(conn)
         while is_kept and self._next_request_follows(conn):
             is_kept = super().handle(conn)

@@ -221,7 +221,7 @@ class Target:
         address = ("127.0.0.1", self.service.port)
         received = b""
         with socket.create_connection(address, timeout=30) as client:
-            # The service may reject the request before all of it is sent.
+            # The service may reject the request before it is complete.
             with suppress(ConnectionError):
                 client.sendall(request)
                 client.shutdown(socket.SHUT_WR)
