@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from bulk_metadata.config import Config, ConfigError
-from bulk_metadata.db.connection import parse_url
+from bulk_metadata.db.url import parse_url
 from bulk_metadata.server.metrics_server import MetricsPort
 from bulk_metadata.telemetry import multiprocess
 

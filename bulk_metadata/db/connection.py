@@ -1,7 +1,6 @@
 """A connection to PostgreSQL: its parameters, settings and timeouts."""
 
 import os
-import re
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,12 +9,12 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import psycopg2
 from psycopg2.extensions import cursor as Cursor
-from psycopg2.extensions import parse_dsn
 
-from bulk_metadata.config import Config, ConfigError
+from bulk_metadata.config import Config
 from bulk_metadata.core.deadline import Watchdog
 from bulk_metadata.db.prepared import ServiceConnection
 from bulk_metadata.db.queries import PREPARED
+from bulk_metadata.db.url import parse_url
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -33,14 +32,6 @@ PLAN = {
     "random_page_cost": "0",
     "cpu_operator_cost": "0",
 }
-
-# A URL that libpq splits as intended. With an unescaped @, : or / in the password,
-# libpq takes a part of the password for the host, the port or the database, and quotes
-# it in error messages.
-SAFE_URL = re.compile(
-    r"postgres(?:ql)?://(?:[^@/:]*(?::[^@/:]*)?@)?[^@/?]*(?:/[^@?]*)?(?:\?.*)?", re.S
-)
-
 
 # The backend of a connection that broke may still receive a statement, after the retry
 # has succeeded. A backend that uses its process ID by now started later. Milliseconds.
@@ -159,29 +150,6 @@ def connect(
     parameters["connection_factory"] = ServiceConnection
     connection: ServiceConnection = psycopg2.connect(**parameters)
     return connection
-
-
-def parse_url(url: str) -> dict[str, str]:
-    """Return the connection parameters in DATABASE_URL.
-
-    Raises ConfigError, whose message contains no part of the URL.
-    """
-    if re.match("postgres(ql)?://", url) and not SAFE_URL.fullmatch(url):
-        raise ConfigError(
-            "DATABASE_URL contains an unescaped @, : or /: percent-encode the "
-            "password. Write @ as %40, : as %3A and / as %2F."
-        )
-    try:
-        parameters: dict[str, str] = parse_dsn(url)
-    except (psycopg2.ProgrammingError, UnicodeError):
-        parameters = {"port": "invalid"}
-    # Without the @, libpq takes the password for the port.
-    if re.search("[^0-9,]", parameters.get("port", "")):
-        raise ConfigError(
-            "DATABASE_URL is not a PostgreSQL connection URL. "
-            "Example: postgresql://user:password@host:5432/database"
-        )
-    return parameters
 
 
 def reason(error: psycopg2.Error) -> str:

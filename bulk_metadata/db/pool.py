@@ -34,8 +34,9 @@ from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
 from bulk_metadata.core.deadline import Watchdog
-from bulk_metadata.db.connection import PooledConnection, parse_url, reason
+from bulk_metadata.db.connection import PooledConnection, reason
 from bulk_metadata.db.retry import run_with_retries
+from bulk_metadata.db.url import parse_url
 from bulk_metadata.telemetry import metrics
 from bulk_metadata.telemetry.context import context
 

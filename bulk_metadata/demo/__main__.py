@@ -15,8 +15,8 @@ from pathlib import Path
 import click
 
 from bulk_metadata.config import Config, ConfigError, address
-from bulk_metadata.db.connection import parse_url
 from bulk_metadata.db.transaction import OperatorError
+from bulk_metadata.db.url import parse_url
 from bulk_metadata.demo.database import prepare
 from bulk_metadata.demo.embedded import embedded_postgres
 

@@ -208,7 +208,7 @@ def test_update_may_exceed_request_timeout(site: Site) -> None:
         client.sendall(request[:-10])
         wait_until(lambda: data_age(client) > 2000, "half of REQUEST_TIMEOUT")
         site.network.held.clear()
-        site.network.hold(b"UPDATE devices")
+        site.network.hold(b"to_timestamp")
         client.sendall(request[-10:])
         assert client.recv(65536).startswith(b"HTTP/1.1 500 ")
         site.deliver(site.network.held[0])

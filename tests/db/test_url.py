@@ -1,4 +1,4 @@
-"""Connection parameters in DATABASE_URL, and errors that hide the password."""
+"""DATABASE_URL: its parameters, and errors that hide the password."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bulk_metadata.config import ConfigError
-from bulk_metadata.db.connection import parse_url
+from bulk_metadata.db.url import parse_url
 from tests.support.service import ROOT
 
 UNSET = "DATABASE_URL is not set. Set it to the URL of a PostgreSQL database, "
