@@ -18,7 +18,7 @@ from bulk_metadata.db.queries import update_metadata
 from tests.commands.conftest import Flask, runner
 from tests.faults.conftest import run_clients
 from tests.support.cluster import Cluster
-from tests.support.concurrent_clients import IDENTIFIERS, lock_device
+from tests.support.concurrent_clients import CLIENTS, IDENTIFIERS, STEP, lock_device
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 
@@ -103,22 +103,45 @@ def test_interrupted_undo_is_completed(
     assert result.output == "All changes of these requests are undone already.\n"
 
 
-def test_history_commands_fail_no_concurrent_request(
+SETTINGS = "UPDATE history_settings SET"
+# All metadata that each device had.
+WRITTEN = """
+  SELECT identifier, array_agg(device_metadata)
+    FROM (SELECT identifier, device_metadata FROM devices
+           UNION ALL
+          SELECT identifier, version.device_metadata
+            FROM history_versions AS version JOIN devices ON devices.id = device_id)
+         AS written
+GROUP BY identifier
+"""
+
+
+def test_concurrent_requests_and_undos_lose_no_version(
     server: Cluster, folder: Path, flask: Flask
 ) -> None:
-    with run_clients(server, folder) as (_, clients), clients.writing():
-        assert flask("enable-history", "--keep", "1 hour").exit_code == 0
-        clients.wait_for_more()
-        for _ in range(5):
-            response = clients.post({identifier: {} for identifier in IDENTIFIERS})
-            request_id = response.headers["X-Request-ID"]
-            undo = flask("undo", "Acme", "--yes", "--force", "--request", request_id)
-            assert undo.output.startswith(f"Restored {len(IDENTIFIERS)} devices")
-        server.execute(
-            "UPDATE history_settings SET partition_started_at = '2020-01-01'"
-        )
-        assert flask("prune-history").exit_code == 0
-        clients.wait_for_more()
+    with run_clients(server, folder) as (_, clients):
+        with clients.writing():
+            assert flask("enable-history").exit_code == 0
+            clients.wait_for_more()
+            assert flask("disable-history", "--yes").exit_code == 0
+            assert flask("enable-history").exit_code == 0
+        first = [number + 1 for number in clients.sent]
+        with clients.writing():
+            for _ in range(5):
+                response = clients.post({identifier: {} for identifier in IDENTIFIERS})
+                request_id = response.headers["X-Request-ID"]
+                result = flask(*UNDO[:-1], request_id, "--force")
+                assert result.output.startswith(f"Restored {len(IDENTIFIERS)} devices")
+            server.execute(
+                "UPDATE history_settings SET partition_started_at = '2020-1-1'"
+            )
+            assert flask("prune-history").exit_code == 0
+        for identifier, written in server.execute(WRITTEN):
+            block = IDENTIFIERS.index(identifier) // STEP
+            found = {(data.get("client"), data.get("number")) for data in written}
+            for client in {max(block - 1, 0), min(block, CLIENTS - 1)}:
+                numbers = range(first[client], clients.sent[client] + 1)
+                assert {(client, number) for number in numbers} <= found
         assert flask("disable-history", "--yes").exit_code == 0
     assert set(clients.statuses) == {200}
     assert "deadlock detected" not in server.log.read_text()
