@@ -10,6 +10,7 @@ from bulk_metadata.db.history.settings import (
     disable_history,
     enable_history,
     select_history,
+    select_size,
 )
 from bulk_metadata.db.transaction import Cursor, check_span
 
@@ -45,15 +46,15 @@ def enable_history_command(keep: str | None) -> None:
 def disable_history_command(yes: bool) -> None:
     """Delete the history. Requests can no longer be undone."""
     with session() as cursor:
-        history = select_history(cursor)
+        versions, size = select_size(cursor)
     click.echo(
-        f"This deletes {counted(history.versions, 'version')} "
-        f"({history.bytes / 1e6:,.1f} MB), and requests become faster again."
+        f"This deletes {counted(versions, 'version')} ({size / 1e6:,.1f} MB), and "
+        "requests become faster again."
     )
     if not yes:
         click.confirm("Disable the history?", abort=True)
-    history = change_schema(disable_history)
-    click.echo(f"Deleted {counted(history.versions, 'version')}.")
+    versions = change_schema(disable_history)
+    click.echo(f"Deleted {counted(versions, 'version')}.")
 
 
 @blueprint.cli.command("prune-history")

@@ -24,7 +24,7 @@ ATTEMPTS = 3
 PAUSE = 1
 
 
-class ConflictException(click.ClickException):
+class LockError(click.ClickException):
     """Another session holds a lock."""
 
 
@@ -40,7 +40,7 @@ def session(*, index_plans: bool = False) -> Iterator[Cursor]:
         with transaction(config, index_plans=index_plans) as cursor:
             yield cursor
     except ConflictError as error:
-        raise ConflictException(str(error)) from None
+        raise LockError(str(error)) from None
     except OperatorError as error:
         raise click.ClickException(str(error)) from None
 
@@ -52,7 +52,7 @@ def change_schema(change: Callable[[Cursor], Result]) -> Result:
         try:
             with session() as cursor:
                 return change(cursor)
-        except ConflictException as error:
+        except LockError as error:
             conflict = error.message
         if attempt < ATTEMPTS:
             time.sleep(PAUSE)

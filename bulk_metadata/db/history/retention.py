@@ -69,6 +69,7 @@ SELECT coalesce(sum(devices), 0)
 
 def delete_expired(cursor: Cursor) -> int:
     """Delete the versions older than the retention time. Return their number."""
+    cursor.execute(LOCK_SCHEMA)
     cursor.execute(SELECT_PARTITIONS)
     dropped_to = None
     for name, ends_at, is_expired in sorted(cursor.fetchall()):

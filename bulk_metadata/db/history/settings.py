@@ -48,24 +48,14 @@ def enable_history(cursor: Cursor, keep: str | None = None) -> bool:
 
 
 class History(NamedTuple):
-    """The size and the retention time of the history."""
+    """The retention time and the start of the history."""
 
-    versions: int
-    bytes: int
     keep: str
     starts_at: str
 
 
 SELECT_HISTORY = """
-SELECT (SELECT coalesce(sum(devices), 0) FROM history_requests),
-       (SELECT sum(pg_total_relation_size(oid))::bigint
-          FROM pg_class
-         WHERE oid = 'history_requests'::regclass
-            OR oid IN (SELECT inhrelid
-                         FROM pg_inherits
-                        WHERE inhparent = 'history_versions'::regclass)),
-       keep::text,
-       to_char(starts_at, 'YYYY-MM-DD HH24:MI:SS TZ')
+SELECT keep::text, to_char(starts_at, 'YYYY-MM-DD HH24:MI:SS TZ')
   FROM history_settings
 """
 
@@ -84,6 +74,26 @@ def select_history(cursor: Cursor) -> History:
     return History(*row)
 
 
+SELECT_SIZE = """
+SELECT (SELECT coalesce(sum(devices), 0) FROM history_requests),
+       (SELECT sum(pg_total_relation_size(oid))::bigint
+          FROM pg_class
+         WHERE oid = 'history_requests'::regclass
+            OR oid IN (SELECT inhrelid
+                         FROM pg_inherits
+                        WHERE inhparent = 'history_versions'::regclass))
+"""
+
+
+def select_size(cursor: Cursor) -> tuple[int, int]:
+    """Return the number of versions, and their size in bytes. Raises OperatorError if
+    the history is not enabled."""
+    select_history(cursor)
+    cursor.execute(SELECT_SIZE)
+    [[versions, size]] = cursor.fetchall()
+    return versions, size
+
+
 DROP_HISTORY = """
 DROP TRIGGER history_mark_request ON devices;
 DROP TRIGGER history_clear_writer ON devices;
@@ -95,10 +105,10 @@ DROP SEQUENCE history_change
 """
 
 
-def disable_history(cursor: Cursor) -> History:
-    """Delete the history and return its size. Raises OperatorError if it is not
-    enabled."""
+def disable_history(cursor: Cursor) -> int:
+    """Delete the history. Return the number of its versions. Raises OperatorError if
+    the history is not enabled."""
     cursor.execute(LOCK_SCHEMA)
-    history = select_history(cursor)
+    versions, _ = select_size(cursor)
     cursor.execute(DROP_HISTORY)
-    return history
+    return versions

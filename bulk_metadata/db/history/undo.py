@@ -26,7 +26,6 @@ STEP = 1000
 LOCK_SECONDS = 0.5
 LOCK_ATTEMPTS = 20
 
-
 SELECT_UNFINISHED = """
 SELECT request_id
   FROM history_undos
@@ -140,17 +139,18 @@ class Undo:
                 skipped.append(_changed(identifier, changed_by))
             else:
                 restored[device_id] = change.id
-        if restored and not dry_run:
-            self._restore(restored)
-        return Step(len(restored), skipped)
+        if dry_run or not restored:
+            return Step(len(restored), skipped)
+        return Step(self._restore(restored), skipped)
 
-    def _restore(self, changes: dict[str, int]) -> None:
+    def _restore(self, changes: dict[str, int]) -> int:
         values = {
             "restores": encode(changes).decode(),
             "device_ids": list(changes),
             "change_ids": list(changes.values()),
         }
         self._cursor.execute(RESTORE, {**self._values, **values})
+        return self._cursor.rowcount
 
 
 def _changed(identifier: str, change: Change) -> Skipped:
