@@ -4,7 +4,6 @@ Each mutant is one change of a module, which at least one test must detect. A fo
 process runs the tests of the module, so that the libraries are imported only once.
 """
 
-import atexit
 import importlib
 import os
 import random
@@ -19,6 +18,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from multiprocessing import Queue
 from pathlib import Path
 
 import pytest
@@ -110,11 +110,8 @@ def is_annotation(before: str, after: str) -> bool:
     return bool(re.search(r"\w\]? \| \w", before)) and "|" not in after
 
 
-def prepare_process() -> None:
-    """Copy the project, start a server and import the libraries, in a pool process."""
-    os.setsid()
-    stack = ExitStack()
-    atexit.register(stack.close)
+def create_project(stack: ExitStack) -> tuple[Path, str]:
+    """Copy the project and start a server. Return its directory and its URL."""
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     files = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -124,7 +121,12 @@ def prepare_process() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, target)
     url = stack.enter_context(embedded_postgres(directory / "postgres"))
-    os.environ["TEST_DATABASE_URL"] = url
+    return directory / "project", url
+
+
+def prepare_process(projects: "Queue[tuple[Path, str]]") -> None:
+    """Use one of the projects in a process of the pool, and import the libraries."""
+    project, os.environ["TEST_DATABASE_URL"] = projects.get()
     for name in LIBRARIES.split():
         importlib.import_module(name)
     # The tests import the modules of the copy.
@@ -132,7 +134,7 @@ def prepare_process() -> None:
     for name in list(sys.modules):
         if name.split(".")[0] in ("bulk_metadata", "tests"):
             del sys.modules[name]
-    os.chdir(directory / "project")
+    os.chdir(project)
 
 
 def survives(mutant: Mutant) -> bool:
@@ -191,19 +193,28 @@ def main() -> int:
     found = list(mutants())
     random.Random(SEED).shuffle(found)
     workers = os.cpu_count() or 1
-    end = time.monotonic() + BUDGET
     survivors: list[Mutant] = []
     tested = 0
 
-    with (
-        ProcessPoolExecutor(workers, initializer=prepare_process) as pool,
-        ThreadPoolExecutor(workers) as threads,
-    ):
-        for module, tests in {mutant[1]: mutant[:2] for mutant in found}.values():
+    with ExitStack() as stack:
+        projects: Queue[tuple[Path, str]] = Queue()
+        for _ in range(workers):
+            projects.put(create_project(stack))
+        pool = stack.enter_context(
+            ProcessPoolExecutor(
+                workers, initializer=prepare_process, initargs=(projects,)
+            )
+        )
+        threads = stack.enter_context(ThreadPoolExecutor(workers))
+
+        def check_tests(module: str, tests: str) -> None:
             unchanged = (module, tests, (ROOT / module).read_text(), "", "")
             if not pool.submit(survives, unchanged).result():
-                print(pool.submit(Path("output").read_text).result())
                 sys.exit(f"The tests fail without a mutant: {tests}")
+
+        lists = {tests: module for module, tests, *_ in found}
+        list(threads.map(check_tests, lists.values(), lists))
+        end = time.monotonic() + BUDGET
 
         def test(mutant: Mutant) -> None:
             nonlocal tested
