@@ -197,8 +197,8 @@ class Transport:
             return None
         self._is_diagnosed = True
         if self._proxy:
-            # A proxy that rejects a request does not read its body, and the reset of the
-            # connection can discard the response. A request without a body is safe.
+            # A proxy that rejects a request does not read its body, and the reset of
+            # the connection can discard the response. A request without a body is safe.
             try:
                 check_status(self._post(b"", ""))
             except RequestError as error:
