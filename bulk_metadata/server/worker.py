@@ -56,19 +56,18 @@ class Worker(gthread.ThreadWorker):
         if conn.parser is None:
             conn.parser = Parser(self.cfg, conn.sock, conn.client, self.request_timeout)
             conn.data_ready = True  # gunicorn would wait for data in the thread
-            conn.parser.unreader.receive()
         reader = conn.parser.unreader
-        if reader.is_closed:
+        conn.sock.setblocking(False)
+        if reader.has_head() or (reader.receive() and not reader.is_closed):
+            super().enqueue_req(conn)
+        elif reader.is_closed:
             self.nr_conns -= 1
             conn.close()
-        elif reader.has_head():
-            super().enqueue_req(conn)
         else:
             self._wait(conn)
 
     def _wait(self, conn: Any) -> None:
         """Let the poller wait for ``conn``, for ``keepalive`` seconds."""
-        conn.sock.setblocking(False)
         conn.set_timeout()
         self.pending_conns.append(conn)
         self.poller.register(
@@ -79,13 +78,8 @@ class Worker(gthread.ThreadWorker):
         if not self.alive:
             self._cap_keepalive(time.monotonic() + SHUTDOWN_SECONDS)
 
-    def on_client_socket_readable(self, conn: Any, client: Any) -> None:
-        """Continue the head of a connection that was kept alive."""
-        if conn.parser.unreader.receive():
-            super().on_client_socket_readable(conn, client)
-
     def on_pending_socket_readable(self, conn: Any, client: Any) -> None:
-        """Continue the head of a new connection, or the end of the last one."""
+        """Continue to read the head of a connection, or to discard its data."""
         if conn.parser.unreader.receive():
             super().on_pending_socket_readable(conn, client)
 
@@ -119,6 +113,7 @@ class Worker(gthread.ThreadWorker):
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:
         """Wait for the next request, or for the client to close the connection."""
         if fs.exception() is None and not fs.result():
+            conn.sock.setblocking(False)
             conn.parser.unreader.end_connection()
             self._wait(conn)
         else:
