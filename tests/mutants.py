@@ -90,7 +90,10 @@ def mutants() -> Iterator[Mutant]:
                 if has_variants(name) and name not in OPERATORS:
                     continue
                 operator = get_operator(name)(**mutation.operator_args)
-                changed = mutate_code(text, operator, mutation.occurrence)
+                try:
+                    changed = mutate_code(text, operator, mutation.occurrence)
+                except AttributeError:  # cosmic-ray fails for ``except module.Error``
+                    continue
                 if changed is None or changed == text:
                     continue
                 pair = zip(text.splitlines(), changed.splitlines(), strict=False)
