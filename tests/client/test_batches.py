@@ -4,7 +4,7 @@ import json
 
 from bulk_metadata.client.batches import Batcher, split
 from bulk_metadata.files.device import Device
-from tests.support.reading import LIMIT
+from tests.files.reading import LIMIT
 
 
 def device(number: int, identifier: str, document: bytes = b"{}") -> Device:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.reading import problems, texts
+from tests.files.reading import problems, texts
 
 
 @pytest.mark.parametrize(

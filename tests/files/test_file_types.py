@@ -16,7 +16,7 @@ from bulk_metadata.files import Options
 from bulk_metadata.files.device import FileError
 from bulk_metadata.files.reader import DeviceFile
 from bulk_metadata.files.source import Source
-from tests.support.reading import read_all
+from tests.files.reading import read_all
 
 TABLE = b"identifier;State\r\nSN-1;x\r\n"
 

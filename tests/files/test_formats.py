@@ -19,8 +19,8 @@ from bulk_metadata.files.device import Device
 from bulk_metadata.files.reader import DeviceFile
 from bulk_metadata.files.source import Source
 from bulk_metadata.files.table import csv_writer
+from tests.files.reading import LIMIT, read_all, read_path
 from tests.files.test_table import CELLS
-from tests.support.reading import LIMIT, read_all, read_path
 
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=5)
 VALUES = st.recursive(

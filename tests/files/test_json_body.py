@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bulk_metadata.files import json_body, json_stream
-from tests.support.reading import problems, read_all, texts
+from tests.files.reading import problems, read_all, texts
 
 BODY = """\ufeff{
   "comment": {"devices": [1, 2.50, "}"], "x": null},

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.reading import problems, read_all, texts
+from tests.files.reading import problems, read_all, texts
 
 
 def line(identifier: str, metadata: str) -> str:

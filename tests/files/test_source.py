@@ -11,7 +11,7 @@ from bulk_metadata.files import Options
 from bulk_metadata.files.formats import UnknownFormatError
 from bulk_metadata.files.reader import DeviceFile
 from bulk_metadata.files.source import Source, read_error
-from tests.support.reading import read_path
+from tests.files.reading import read_path
 
 LINES = b"".join(b'{"identifier": "SN-%d", "metadata": {}}\n' % n for n in range(5))
 REST = "; the rest of the file was not checked"

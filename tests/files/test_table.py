@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulk_metadata.files.table import csv_writer
-from tests.support.reading import problems, read_all, texts
+from tests.files.reading import problems, read_all, texts
 
 REST = "; the rest of the file was not checked"
 
