@@ -34,7 +34,11 @@ class Statement:
     def execute(
         self, cursor: Cursor, parameters: tuple[Any, ...], guard: str = ""
     ) -> None:
-        """Execute it with ``cursor``, after ``guard`` in the same message."""
+        """Execute it with ``cursor``, after ``guard`` in the same message.
+
+        It is formatted first, because ``execute`` would keep the formatted parameters
+        in memory.
+        """
         connection = cursor.connection
         # A dry run uses the text: its transaction would not survive the fallback.
         if (
@@ -43,11 +47,11 @@ class Statement:
             and connection.get_transaction_status() == TRANSACTION_STATUS_IDLE
         ):
             try:
-                cursor.execute(guard + self.call, parameters)
+                cursor.execute(cursor.mogrify(guard + self.call, parameters))
                 return
             except InvalidSqlStatementName:  # a pooler or DISCARD removed it
                 connection.is_prepared = False
-        cursor.execute(guard + self.sql, parameters)
+        cursor.execute(cursor.mogrify(guard + self.sql, parameters))
 
 
 class ServiceConnection(Connection):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import psycopg2
 from psycopg2.errors import StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
+from psycopg2.extras import Json
 
 from bulk_metadata.core.errors import INVALID_JSON, ApiError
 from bulk_metadata.core.json_text import JsonText, encode
@@ -95,8 +96,10 @@ def update_metadata(
     ]
     if not members:
         return {}
+    # psycopg2 encodes each object when it formats the statement, so that memory holds
+    # one copy less.
     objects = [
-        encode(dict(members[start : start + DEVICES_PER_OBJECT])).decode()
+        Json(dict(members[start : start + DEVICES_PER_OBJECT]), dumps=_to_text)
         for start in range(0, len(members), DEVICES_PER_OBJECT)
     ]
     parameters = (request_id, key_id, objects, organization_id)
@@ -105,6 +108,10 @@ def update_metadata(
     except StatementTooComplex:
         raise ApiError(400, INVALID_JSON) from None
     return dict(cursor.fetchall())
+
+
+def _to_text(documents: dict[str, JsonText]) -> str:
+    return encode(documents).decode()
 
 
 # A dry run locks its devices until its ROLLBACK arrives. If the service loses power or
