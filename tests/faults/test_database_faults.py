@@ -249,6 +249,7 @@ def test_database_errors_are_logged_but_not_sent(server: Cluster, folder: Path) 
     assert clients.key not in log
 
 
+@pytest.mark.slow(reason="two rounds of requests reach their timeout")
 def test_unresponsive_server_times_out_and_recovers(
     server: Cluster, folder: Path
 ) -> None:
@@ -263,6 +264,7 @@ def test_unresponsive_server_times_out_and_recovers(
         assert clients.burst() == {200}
 
 
+@pytest.mark.slow(reason="two rounds of requests reach their timeout")
 def test_black_holed_connection_times_out_and_recovers(
     server: Cluster, folder: Path
 ) -> None:

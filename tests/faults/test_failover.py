@@ -40,6 +40,7 @@ def synchronous_standby(primary: Cluster, directory: Path) -> Iterator[Cluster]:
         standby.kill()
 
 
+@pytest.mark.slow(reason="starts two servers, and detects the failure of one")
 @pytest.mark.parametrize("fail", [Cluster.kill, Cluster.suspend])
 def test_failover_keeps_acknowledged_requests(
     primary: Cluster, folder: Path, fail: Callable[[Cluster], None]
