@@ -22,11 +22,8 @@ ZERO_WIDTH = "\u200b\u2060\ufeff"
 # Invisible, but with a function between letters of some scripts, and in emoji.
 JOINERS = "\u200c\u200d"
 
-# Values that clean_cell corrects or rejects contain one of these.
-SPECIAL_CHARACTER = re.compile(
-    rf"[#=\\{INVALID_BYTE.pattern[1:-1]}{ZERO_WIDTH}]"
-).search
-SPECIAL_WORDS = ("NULL", "Err")
+# Characters other than ASCII in values that clean_cell corrects or rejects.
+SPECIAL = re.compile(rf"[{INVALID_BYTE.pattern[1:-1]}{ZERO_WIDTH}]").search
 
 # A text protected against conversion by Excel: ="0071".
 PROTECTED = re.compile(r'="((?:[^"]|"")*)"', re.DOTALL)
@@ -52,15 +49,19 @@ SCIENTIFIC = re.compile(r"[+-]?\d+(?:[eE]\+\d{1,3}|[.,]\d+[eE][+-]?\d{1,3})")
 MISSING = {"null", "(null)", "<null>", "nil", "none", "nan", "n/a", "undefined"}
 
 # Identifiers that begin otherwise have an ordinary form.
-UNUSUAL_FORM = re.compile(r"['=]|[+-]?\d[\d.,]*[eE]|(?i:[(<]?n[aiou/]|undef)").match
+UNUSUAL_BEGINNING = frozenset("'=+-0123456789(<nNuU")
 
 
 def may_be_special(text: str) -> bool:
     """Return whether ``text``, the cells of a row, may need clean_cell."""
+    # Each search takes a tenth of the time of a regular expression.
     return (
-        SPECIAL_CHARACTER(text) is not None
-        or SPECIAL_WORDS[0] in text
-        or SPECIAL_WORDS[1] in text
+        "#" in text
+        or "=" in text
+        or "\\" in text
+        or "NULL" in text
+        or "Err" in text
+        or (not text.isascii() and SPECIAL(text) is not None)
     )
 
 
@@ -92,7 +93,7 @@ def clean_identifier(cell: str) -> str:
     identifier = cell.strip()
     if not identifier.isprintable():
         identifier = _without_invisible(identifier)
-    if UNUSUAL_FORM(identifier):
+    if identifier[:1] in UNUSUAL_BEGINNING:
         _check_form(identifier)
         identifier = identifier.removeprefix("'").strip()
     return identifier

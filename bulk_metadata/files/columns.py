@@ -11,7 +11,7 @@ from typing import Any
 from bulk_metadata.core.json_text import ANY_VALUE, InvalidJsonError, JsonText
 from bulk_metadata.core.text import shorten
 from bulk_metadata.files import advice
-from bulk_metadata.files.cells import clean_cell
+from bulk_metadata.files.cells import NULL_MARK, clean_cell
 from bulk_metadata.files.device import DeviceError
 
 # RFC 8259, 6.
@@ -83,14 +83,19 @@ class Column:
             raise DeviceError(f"{reason}, which is unknown", advice.COLUMN_TYPE)
         self._parse = TYPES[self.type]
         *self._parents, self._member = path = _path(name.strip())
+        is_text = self.type == "string" and not self._parents
+        #: The member, if its value is the text of the cell.
+        self.text_member = self._member if is_text else None
         if not all(path):
             reason = f'the column "{shorten(header)}" has an empty name'
             raise DeviceError(reason, advice.COLUMN_NAME)
 
     def put(self, cell: str, metadata: dict[str, Any]) -> None:
         """Store the value of ``cell`` in ``metadata``. Raises DeviceError."""
-        if self.type != "string" and not (cell := cell.strip()):
-            return
+        if self.type != "string":
+            cell = cell.strip()
+            if not cell or cell == NULL_MARK:
+                return
         value = self._parse(cell)
         for parent in self._parents:
             metadata = metadata.setdefault(parent, {})

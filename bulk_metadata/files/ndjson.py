@@ -31,9 +31,15 @@ def read_ndjson(lines: Iterable[str], first_line: int) -> Iterator[Device | Prob
     """Yield the device in each line that is not blank."""
     number = 1
     for line, text in enumerate(lines, first_line):
-        if text.strip():
+        try:
+            found = DEVICE.decode(text)
+            identifier, document = found.identifier.strip(), bytes(found.metadata)
+            yield Device(number, line, identifier, document)
+        except (InvalidJsonError, UnicodeEncodeError, RecursionError):
+            if not text.strip():
+                continue
             yield parse_device(number, line, text)
-            number += 1
+        number += 1
 
 
 def parse_device(number: int, line: int, text: str) -> Device | Problem:

@@ -44,21 +44,25 @@ class Rows:
             reason = 'the table has the column "metadata" and other columns'
             raise DeviceError(reason, advice.METADATA_COLUMN)
         self._columns = list(self._parse_columns())
-        json = {place for place, column in self._columns if column.type == "json"}
-        self._json_places = sorted(json)
-        self._text_places = [place for place in range(len(names)) if place not in json]
+        self._json_places = [
+            place for place, _, column in self._columns if column.type == "json"
+        ]
+        self._text_places = [
+            place for place in range(len(names)) if place not in self._json_places
+        ]
         # Lines of the first \N, and of the first other backslash.
         self._null_line = self._backslash_line = 0
 
-    def _parse_columns(self) -> Iterator[tuple[int, Column]]:
+    def _parse_columns(self) -> Iterator[tuple[int, str | None, Column]]:
+        """Yield the index, the member that has the text of the cell, and the column."""
         tree: dict[str, Any] = {}
         for place, name in enumerate(self._names):
             if place != self._place and not name:
-                yield place, Nameless()
+                yield place, None, Nameless()
             elif place != self._place:
                 column = Column(f"{METADATA}:json" if self._have_documents else name)
                 column.claim(tree)
-                yield place, column
+                yield place, column.text_member, column
 
     def devices(
         self, rows: Iterable[tuple[int, list[str]]]
@@ -66,69 +70,72 @@ class Rows:
         """Yield the devices of ``rows`` with their lines."""
         number = 1
         for line, row in rows:
-            if not self._repeats_header(row):
-                yield self._device(number, line, row)
+            if item := self._device(number, line, row):
+                yield item
                 number += 1
 
-    def _repeats_header(self, row: list[str]) -> bool:
-        first = row[0]
-        if first.endswith("=") and not any(row[1:]):
-            return SEPARATOR_LINE.fullmatch(f"{clean_name(first)},") is not None
-        return (
-            len(row) == len(self._names)
-            and row[self._place].casefold().endswith(self._name)
-            and [clean_name(cell) for cell in row] == self._names
-        )
-
-    def _device(self, number: int, line: int, row: list[str]) -> Device | Problem:
+    def _device(
+        self, number: int, line: int, row: list[str]
+    ) -> Device | Problem | None:
+        """Return the device in ``row``, or None if it repeats the header."""
         errors: list[DeviceError] = []
-        identifier, document = "", b""
+        identifier = ""
+        if len(row) != len(self._names) or may_be_special(self._text(row)):
+            if _is_separator_line(row):
+                return None
+            try:
+                row = self._cleaned(line, self._fit(row), errors)
+            except DeviceError as error:
+                return Problem(number, line, "", error.reason, error.fix)
         try:
-            row = self._fit(row)
-            self._clean(line, row, errors)
-            identifier = self._identifier(row)
+            identifier = clean_identifier(row[self._place])
         except DeviceError as error:
             errors.append(error)
-        if len(row) == len(self._names):
-            document = self._document(row, errors)
+        # The length rules out most identifiers in less time.
+        if len(identifier) == len(self._name) and identifier.casefold() == self._name:
+            if [clean_name(cell) for cell in row] == self._names:
+                return None
+            errors.append(_other_header())
+        document = self._document(row, errors)
         if errors:
             reason = "; ".join(error.reason for error in errors)
             fixes = dict.fromkeys(error.fix for error in errors)
             return Problem(number, line, identifier, reason, " ".join(fixes))
         return Device(number, line, identifier, document)
 
+    def _text(self, row: list[str]) -> str:
+        """Return the cells without the JSON, which may contain any characters."""
+        if not self._json_places:
+            return "".join(row)
+        return "".join([row[place] for place in self._text_places])
+
     def _fit(self, row: list[str]) -> list[str]:
         """Return ``row`` with as many cells as the header. Raises DeviceError."""
         width = len(self._names)
-        if len(row) == width:
-            return row
         surplus = [cell for cell in row[width:] if cell]
-        if len(row) > width and not surplus:
+        if len(row) >= width and not surplus:
             return row[:width]
         if self._name in (clean_name(cell).casefold() for cell in row):
-            raise DeviceError("the row is another header", advice.OTHER_HEADER)
+            raise _other_header()
         reason = f"expected {counted(width, 'cell')} (as in the header), got {len(row)}"
         if surplus:
             reason += f'; surplus cell: "{shorten(surplus[0])}"'
         raise DeviceError(reason, advice.CELL_COUNT)
 
-    def _clean(self, line: int, row: list[str], errors: list[DeviceError]) -> None:
-        """Replace the cells of ``row`` by their intended values."""
-        text = "".join(row)
-        if self._json_places:
-            text = "".join([row[place] for place in self._text_places])
-            for place in self._json_places:
-                row[place] = "" if row[place] == NULL_MARK else row[place]
-        if not may_be_special(text):
-            return
+    def _cleaned(
+        self, line: int, row: list[str], errors: list[DeviceError]
+    ) -> list[str]:
+        """Return the intended values of the cells, and an empty cell for each error."""
+        cleaned = row.copy()
         for place in self._text_places:
             try:
-                row[place] = self._cleaned(line, place, row[place])
+                cleaned[place] = self._cleaned_cell(line, place, row[place])
             except DeviceError as error:
                 errors.append(self._in_column(place, error))
-                row[place] = ""
+                cleaned[place] = ""
+        return cleaned
 
-    def _cleaned(self, line: int, place: int, cell: str) -> str:
+    def _cleaned_cell(self, line: int, place: int, cell: str) -> str:
         """Return the intended value of a cell. Raises DeviceError."""
         if cell == NULL_MARK:
             self._null_line = self._null_line or line
@@ -144,18 +151,14 @@ class Rows:
             raise DeviceError('"NULL" is the mark of a missing value', advice.NULL)
         return clean_cell(cell)
 
-    def _identifier(self, row: list[str]) -> str:
-        """Return the intended identifier. Raises DeviceError."""
-        identifier = clean_identifier(row[self._place])
-        if identifier.casefold() == self._name:
-            raise DeviceError("the row is another header", advice.OTHER_HEADER)
-        return identifier
-
     def _document(self, row: list[str], errors: list[DeviceError]) -> bytes:
         """Return the metadata in ``row`` as JSON text, empty if it has none."""
         metadata: dict[str, Any] = {}
-        for place, column in self._columns:
+        for place, text_member, column in self._columns:
             if cell := row[place]:
+                if text_member is not None:
+                    metadata[text_member] = cell
+                    continue
                 try:
                     column.put(cell, metadata)
                 except DeviceError as error:
@@ -172,3 +175,11 @@ class Rows:
     def _in_column(self, place: int, error: DeviceError) -> DeviceError:
         name = shorten(self._names[place])
         return DeviceError(f'column "{name}": {error.reason}', error.fix)
+
+
+def _is_separator_line(row: list[str]) -> bool:
+    return not any(row[1:]) and bool(SEPARATOR_LINE.fullmatch(f"{clean_name(row[0])},"))
+
+
+def _other_header() -> DeviceError:
+    return DeviceError("the row is another header", advice.OTHER_HEADER)

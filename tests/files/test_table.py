@@ -212,7 +212,7 @@ def test_repeated_header_is_skipped() -> None:
         (5, "SN="),
     ]
     assert found == [
-        (7, "", "the row is another header"),
+        (7, "identifier", "the row is another header"),
         (8, "", "the row is another header"),
     ]
 
