@@ -4,6 +4,7 @@ It is an SQLite database, because SQLite survives a kill at any moment. A result
 not in the journal is requested again, which is safe: a request can be repeated.
 """
 
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +55,13 @@ SELECT coalesce(status, 'not_sent'), count(*)
  GROUP BY 1
 """
 
+SELECT_FOUND = """
+SELECT identifier, device_id
+  FROM devices JOIN outcomes USING (number)
+ WHERE device_id <> ''
+ LIMIT ?
+"""
+
 SELECT_OUTCOMES = "SELECT number, status FROM outcomes"
 
 # Sending a device with one of these statuses again has no effect. A rejected device may
@@ -88,7 +96,14 @@ class Journal:
     All methods raise sqlite3.Error if the disk fails.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, str], *, resume: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        facts: Mapping[str, str],
+        *,
+        resume: bool,
+        key_digest: str = "",
+    ) -> None:
         """Open or create the journal at ``path``.
 
         ``facts`` identifies the upload: a run is resumed only if they are unchanged.
@@ -119,8 +134,19 @@ class Journal:
             if not self.is_empty():
                 self._reject(known, facts)
             self._begin(facts)
+        #: The X-Request-ID of all requests of the upload, at most 32 characters.
+        self.request_id = self._fact("request ID", f"push-{secrets.token_hex(12)}")
+        #: The digest of the API key of the first run.
+        self.key_digest = self._fact("API key", key_digest)
         #: Whether the file was validated, so that all its devices are listed.
         self.is_checked = is_same and known.get("checked") == "true"
+
+    def _fact(self, name: str, default: str) -> str:
+        """Return a fact. Store ``default`` if it is unknown."""
+        self._rows("INSERT OR IGNORE INTO facts VALUES (?, ?)", name, default)
+        query = "SELECT value FROM facts WHERE name = ?"
+        value: str = self._rows(query, name).fetchone()[0]
+        return value
 
     def is_empty(self) -> bool:
         """Return whether no device has a result."""
@@ -179,6 +205,10 @@ class Journal:
             if not self.is_checked:
                 self.list(devices)
             self._many("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)", outcomes)
+
+    def found(self, limit: int) -> dict[str, str]:
+        """Return identifier and ID of up to ``limit`` devices that were found."""
+        return dict(self._rows(SELECT_FOUND, limit))
 
     def settled(self) -> bytearray:
         """Return 1 for each number of a device with a final status, and 0 for others. A

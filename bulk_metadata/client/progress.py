@@ -106,6 +106,9 @@ class Display(AbstractContextManager["Display"]):
         """Print a line."""
         click.echo(text, err=True)
 
+    def log(self, text: str) -> None:
+        """Print a line for a log file."""
+
     def delay(self, seconds: float, reason: str) -> None:
         """Count a retry after ``seconds``."""
         self.statistics.add_retry(reason)
@@ -130,6 +133,10 @@ class Lines(Display):
         self._unit, self._total, self._first = unit, total, done
         self._start = self._last = time.monotonic()
         self.message(f"{phase} ...")
+
+    def log(self, text: str) -> None:
+        """Print a line for a log file."""
+        self.message(text)
 
     def update(self, done: int) -> None:
         """Print a line every LINE_INTERVAL seconds."""
@@ -186,6 +193,9 @@ class Bar(Lines):
             phase, total=total, completed=done, unit=unit
         )
         self._progress.statistics = str(self.statistics)
+
+    def log(self, text: str) -> None:
+        """Print nothing: the summary follows."""
 
     def update(self, done: int) -> None:
         """Move the bar."""

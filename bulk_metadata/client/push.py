@@ -16,6 +16,8 @@ from bulk_metadata.client.retry import make_retrying
 from bulk_metadata.client.sender import Sender
 from bulk_metadata.client.signals import StoppedError
 from bulk_metadata.client.transport import Transport
+from bulk_metadata.core.api_key import digest
+from bulk_metadata.core.limits import MAX_DEVICES
 from bulk_metadata.core.text import counted
 from bulk_metadata.files.device import Device, FileError
 from bulk_metadata.files.reader import Chunk, DeviceFile
@@ -58,24 +60,23 @@ def push(
     Raises InvalidFileError, JournalError, RequestError, ValueError, sqlite3.Error,
     OSError, or StoppedError.
     """
-    transport = Transport(
-        settings.url,
-        settings.api_key,
-        settings.files,
-        dry_run=settings.dry_run,
-        connections=settings.concurrency,
-        stop=stop,
-    )
     facts = _facts(file, settings, display, stop)
     chunks = read_file(file, display)
-    journal = Journal(settings.journal, facts, resume=settings.resume)
+    journal = Journal(
+        settings.journal,
+        facts,
+        resume=settings.resume,
+        key_digest=digest(settings.api_key).hex(),
+    )
     is_needed = not journal.is_empty()
     try:
+        transport = _transport(settings, journal.request_id, stop)
         if settings.check and not journal.is_checked:
             check(file, chunks, journal, display, stop)
             chunks = read_file(file, display)
         is_needed = True
         summary.journal = settings.journal
+        summary.request_id = journal.request_id
         summary.failure = _send(
             file, chunks, settings, transport, journal, display, stop
         )
@@ -158,6 +159,18 @@ def _facts(
     }
 
 
+def _transport(settings: Settings, request_id: str, stop: threading.Event) -> Transport:
+    return Transport(
+        settings.url,
+        settings.api_key,
+        settings.files,
+        request_id=request_id,
+        dry_run=settings.dry_run,
+        connections=settings.concurrency,
+        stop=stop,
+    )
+
+
 def _send(
     file: DeviceFile,
     chunks: Iterator[Chunk],
@@ -169,6 +182,9 @@ def _send(
 ) -> str:
     """Send the remaining devices. Return the failure reason, or ""."""
     retrying = make_retrying(settings.attempts, stop, display.delay)
+    found = journal.found(MAX_DEVICES)
+    if found and journal.key_digest != digest(settings.api_key).hex():
+        retrying(transport.check_organization, found)
     if settings.dry_run:
         retrying(transport.check_dry_run)
     counts = journal.counts()
@@ -176,6 +192,7 @@ def _send(
     statuses.update({status: counts.get(status, 0) for status in FINAL})
     total = sum(counts.values()) if journal.is_checked else None
     display.begin("Sending", "devices", total, statuses.total())
+    display.log(f"Request ID: {journal.request_id}")
     sender = Sender(
         partial(retrying, transport.replace),
         Batcher(settings.batch_size, settings.max_body_bytes),

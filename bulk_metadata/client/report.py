@@ -67,6 +67,8 @@ class Summary:
     name: str = ""
     statistics: Statistics = field(default_factory=Statistics)
     seconds: float = 0
+    # The X-Request-ID of the upload, or "" if no request was sent.
+    request_id: str = ""
     # The result file, if the run wrote one.
     results: Path | None = None
     # The journal, if the run can be resumed.
@@ -109,6 +111,10 @@ class Summary:
             lines.append(f"{self.statistics.retries:>13,} {noun} retried")
         if self.results:
             lines.append(f"Results: {self.results}")
+        lines.append(f"Request ID: {self.request_id}")
+        if self.statistics.statuses["updated"]:
+            command = f"flask undo ORGANIZATION --request {self.request_id}"
+            lines.append(f"To undo this upload: {command}")
         return "\n".join(lines)
 
     def as_json(self) -> str:
@@ -120,6 +126,7 @@ class Summary:
             "retries": self.statistics.retries,
             "seconds": round(self.seconds, 3),
             "results": str(self.results or ""),
+            "requestId": self.request_id,
             "resumable": self.journal is not None,
             "failure": self.failure,
         }

@@ -56,6 +56,7 @@ class Failure(StrEnum):
     CERTIFICATE = "untrusted certificate"
     CLIENT_CERTIFICATE = "client certificate required"
     DRY_RUN = "dry run not supported"
+    ORGANIZATION = "API key of another organization"
 
 
 class Rule(NamedTuple):
@@ -92,6 +93,7 @@ RULES = (
             Failure.CERTIFICATE,
             Failure.CLIENT_CERTIFICATE,
             Failure.DRY_RUN,
+            Failure.ORGANIZATION,
         ),
         Action.END,
         1,

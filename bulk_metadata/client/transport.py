@@ -3,6 +3,7 @@
 import re
 import ssl
 import threading
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import urllib3
@@ -34,6 +35,7 @@ from bulk_metadata.client.retry import (
     parse_response,
 )
 from bulk_metadata.client.signals import StoppedError
+from bulk_metadata.core.json_text import encode
 from bulk_metadata.core.limits import ENDPOINT
 from bulk_metadata.core.text import mask, printable, shorten
 
@@ -76,6 +78,7 @@ class Transport:
         api_key: str,
         files: TlsFiles,
         *,
+        request_id: str,
         dry_run: bool,
         connections: int,
         stop: threading.Event,
@@ -94,6 +97,7 @@ class Transport:
         self._pools = open_pools(url, self._proxy, files, connections)
         self._headers = {
             "x-api-key": api_key,
+            "X-Request-ID": request_id,
             "Content-Type": "application/json",
             "Accept-Encoding": "gzip, deflate",
         }
@@ -101,12 +105,15 @@ class Transport:
     def replace(self, body: bytes) -> Response:
         """Send a request, and return the response. Raises RequestError, or StoppedError
         if the request was not sent."""
-        response = self._post(body, "?dryRun=true" if self._dry_run else "")
+        return self._replace(body, dry_run=self._dry_run)
+
+    def _replace(self, body: bytes, *, dry_run: bool) -> Response:
+        response = self._post(body, "?dryRun=true" if dry_run else "")
         try:
             parsed = parse_response(response)
         except RequestError as error:
             raise self._masked(error) from None
-        if parsed.dry_run != self._dry_run:
+        if parsed.dry_run != dry_run:
             raise RequestError(
                 Failure.DRY_RUN, "The response does not confirm the dry run"
             )
@@ -125,6 +132,21 @@ class Transport:
         raise RequestError(
             Failure.DRY_RUN, "This service does not support dry runs. Nothing was sent"
         )
+
+    def check_organization(self, devices: Mapping[str, str]) -> None:
+        """Check that the API key belongs to the organization of ``devices``, given by
+        identifier and ID, unless all were deleted. Raises RequestError or
+        StoppedError."""
+        self.check_dry_run()
+        body = encode({"devices": {identifier: {} for identifier in devices}})
+        results = self._replace(body, dry_run=True).results
+        found = {result.identifier: result.device_id for result in results}
+        if not found.items() & devices.items():
+            raise RequestError(
+                Failure.ORGANIZATION,
+                "The API key belongs to another organization than the one of the run "
+                "before. Use an API key of the same organization",
+            )
 
     def _post(self, body: bytes, query: str) -> urllib3.BaseHTTPResponse:
         if self._stop.is_set():

@@ -99,7 +99,7 @@ def test_no_check_sends_valid_devices(
     url = f"http://127.0.0.1:{service.port}"
     done = push(tmp_path, "fleet.ndjson", "--url", url, "--no-check", key=acme.key)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[2:] == [
+    assert done.stderr.splitlines()[3:] == [
         'fleet.ndjson, line 2: "x" is not valid JSON. Write each device on one line, '
         "for example with: jq -c . FILE",
         'fleet.ndjson, line 3, device "SN-4": metadata must be a JSON object. '

