@@ -28,6 +28,9 @@ csv.field_size_limit(MAX_LENGTH)
 
 SEPARATORS = ",;\t|"
 
+# Quotation marks around cells. LibreOffice can write the second one.
+QUOTES = "\"'"
+
 # PowerShell's Export-Csv writes it before the header.
 TYPE_LINE = re.compile(r"#TYPE .*\s*")
 
@@ -45,6 +48,7 @@ class Header(NamedTuple):
     line: int
     last_line: int
     separator: str
+    quote: str
     names: list[str]
     # Index of the identifier column.
     place: int
@@ -66,7 +70,8 @@ def read_table(text: TextIO, options: Options) -> Iterator[Device | Problem]:
 
 
 def _read_header(lines: Iterator[str], identifier_column: str) -> Header:
-    """Read the header. The separator is the one that sets the identifier column apart.
+    """Read the header. The separator and the quotation mark are those of the identifier
+    column.
 
     Raises FileError.
     """
@@ -76,16 +81,16 @@ def _read_header(lines: Iterator[str], identifier_column: str) -> Header:
             separators = match[1]
         elif pending or not (_is_blank(characters) or TYPE_LINE.fullmatch(characters)):
             pending.append(characters)
-            rows = [_split(pending, separator) for separator in separators]
-            for separator, names in zip(separators, rows, strict=True):
+            first = line + 1 - len(pending)
+            rows = _split_all(pending, separators)
+            for (separator, quote), names in rows.items():
                 if places := _places(names, identifier_column):
-                    first = line + 1 - len(pending)
-                    header = Header(first, line, separator, names, places[0])
+                    header = Header(first, line, separator, quote, names, places[0])
                     return _checked(header, len(places))
-            if all(rows) or len(pending) == MAX_HEADER_LINES:
+            if all(rows.values()) or len(pending) == MAX_HEADER_LINES:
                 break
-    rows = [_split(pending, separator) for separator in separators]
-    raise _error(line + 1 - max(len(pending), 1), max(rows, key=len), advice.HEADER)
+    names = max(_split_all(pending, separators).values(), key=len)
+    raise _error(line + 1 - max(len(pending), 1), names, advice.HEADER)
 
 
 def _is_blank(characters: str) -> bool:
@@ -117,18 +122,31 @@ def _error(line: int, names: Sequence[str], fix: str) -> FileError:
     return FileError(line, reason, fix)
 
 
-def _split(lines: Sequence[str], separator: str) -> list[str]:
+def _split_all(
+    lines: Sequence[str], separators: str
+) -> dict[tuple[str, str], list[str]]:
+    """Return the names in a header for each separator and quotation mark."""
+    return {
+        (separator, quote): _split(lines, separator, quote)
+        for quote in QUOTES
+        for separator in separators
+    }
+
+
+def _split(lines: Sequence[str], separator: str, quote: str) -> list[str]:
     """Return the names in a header, and none if it is invalid or incomplete."""
+    rows = csv.reader(lines, delimiter=separator, quotechar=quote, strict=True)
     try:
-        cells = next(csv.reader(lines, delimiter=separator, strict=True), [])
+        return [clean_name(cell) for cell in next(rows, [])]
     except csv.Error:
         return []
-    return [clean_name(cell) for cell in cells]
 
 
 def _rows(lines: Iterator[str], header: Header) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not empty, each with the line where it begins."""
-    rows = csv.reader(lines, delimiter=header.separator, strict=True)
+    rows = csv.reader(
+        lines, delimiter=header.separator, quotechar=header.quote, strict=True
+    )
     line = header.last_line + 1
     try:
         for row in rows:
