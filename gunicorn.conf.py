@@ -23,6 +23,9 @@ bind = settings.bind
 workers = settings.workers
 threads = settings.threads
 worker_class = "bulk_metadata.server.worker.Worker"
+# Per worker. A common limit is 1,024 file descriptors, and PostgreSQL and the metrics
+# port need some.
+worker_connections = 900
 # Seconds. Fleet tools send many requests on one connection, which saves handshakes.
 keepalive = 30
 # Seconds. On SIGTERM and SIGHUP, requests in flight complete: they take REQUEST_TIMEOUT
