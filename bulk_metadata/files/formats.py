@@ -83,14 +83,14 @@ SIGNATURES = (
         rb"\x89PNG|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*", "an image", advice.EXPORT
     ),
     Signature(
-        rb"\s*<\?xml.*?(?:office:spreadsheet|Excel\.Sheet)",
-        "a spreadsheet in XML",
-        advice.SAVE_EXCEL,
-    ),
-    Signature(
         rb"\s*<\?xml.*?office:document|ID;P(?:CALC|WXL|SCALC)|TABLE\r?\n0,1\r?\n",
         "a spreadsheet in a text format (.fods, .slk or .dif)",
         advice.SAVE_LIBREOFFICE,
+    ),
+    Signature(
+        rb"\s*<\?xml.*?(?:office:spreadsheet|Excel\.Sheet)",
+        "a spreadsheet in XML",
+        advice.SAVE_EXCEL,
     ),
     Signature(
         rb"(?i)\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"

@@ -168,7 +168,7 @@ ONE_IDENTIFIER = "the header must have one identifier column; its columns: "
         ("a" * 1000, 1, ONE_IDENTIFIER + '"%s...' % ("a" * 99)),
         (b"\nidentifi\xe9r,a\n", 2, ONE_IDENTIFIER + '"identifi?r", "a"'),
         ("identifier,Identifier\n", 1, ONE_IDENTIFIER + '"identifier", "Identifier"'),
-        ("\"id\"x,'a'b\n\n" * 200, 1, ONE_IDENTIFIER + "none"),
+        ("\"id\"x,'a'b\n\n" * 200, 1, ONE_IDENTIFIER + '""id"x,\'a\'b"'),
         (
             b"identifier,a\xe9\n",
             1,
