@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2.extensions import cursor as Cursor
 
@@ -21,6 +21,7 @@ from bulk_metadata.db.history.versions import list_requests, select_versions
 from bulk_metadata.db.queries import dry_run_update, update_metadata
 from bulk_metadata.db.transaction import transaction
 from tests.conftest import Organization, connect
+from tests.random_search import examples
 from tests.support.history_model import Model
 
 DEVICES = ["A", "B", "C"]
@@ -133,13 +134,7 @@ def service(config: Config) -> Iterator[Cursor]:
         yield connection.cursor()
 
 
-@settings(
-    max_examples=25,
-    database=None,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+@examples(25)
 @given(
     operations=st.lists(
         st.tuples(st.integers(0, 1), OPERATION), min_size=8, max_size=20

@@ -1,16 +1,17 @@
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bulk_metadata.db.history.restore_point import Change, find_restore_point
+from tests.random_search import examples
 from tests.support.history_model import Model
 
 WRITE = st.tuples(st.just("write"), st.sampled_from(["one", "two", None]))
 UNDO = st.tuples(st.integers(0, 3), st.booleans())
 
 
-@settings(max_examples=500, database=None, deadline=None, derandomize=True)
+@examples(500)
 @given(operations=st.lists(st.one_of(WRITE, UNDO), min_size=6, max_size=12))
 def test_restore_point_matches_model(operations: list[tuple[Any, Any]]) -> None:
     model = Model(["A"])
