@@ -46,7 +46,9 @@ def wait_for_workers(service: Service) -> None:
 @pytest.fixture
 def service(service_url: str, tmp_path: Path) -> Iterator[Service]:
     """A separate service, whose metrics contain only the requests of one test."""
-    with run_service(tmp_path / "log", DATABASE_URL=service_url) as service:
+    # The multiprocess mode of prometheus_client is not used, so this has no effect.
+    settings = {"PROMETHEUS_MULTIPROC_DIR": "/missing", "DATABASE_URL": service_url}
+    with run_service(tmp_path / "log", **settings) as service:
         wait_for_workers(service)
         yield service
 
