@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar, TypeVarTuple
 
 import psycopg2
+from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
@@ -18,6 +19,7 @@ from bulk_metadata.db.url import parse_url
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
+AnyConnection = TypeVar("AnyConnection", bound=Connection)
 
 # The statements of a request find rows by key. By default, the planner scans the whole
 # fleet from about 100,000 devices on, and locks rows in the order of its scan, which is
@@ -116,18 +118,23 @@ def connect_service(config: Config) -> ServiceConnection:
         "statement_timeout": f"{config.statement_timeout}s",
     }
     connection = connect(
-        config.database_url, config.connect_timeout, "bulk-metadata", settings
+        ServiceConnection,
+        config.database_url,
+        config.connect_timeout,
+        "bulk-metadata",
+        settings,
     )
     connection.autocommit = True
     return connection
 
 
 def connect(
+    factory: type[AnyConnection],
     url: str,
     timeout: int,
     application_name: str,
     settings: Mapping[str, str] = MappingProxyType({}),
-) -> ServiceConnection:
+) -> AnyConnection:
     """Return a connection to the database at ``url``, whose parameters take precedence.
 
     ``timeout`` is in seconds. ``settings`` are run-time settings of PostgreSQL, added
@@ -147,8 +154,9 @@ def connect(
     parameters["client_encoding"] = "UTF8"
     options = [f"-c {name}={value}" for name, value in settings.items()]
     parameters["options"] = " ".join([*options, parameters.get("options", "")])
-    parameters["connection_factory"] = ServiceConnection
-    connection: ServiceConnection = psycopg2.connect(**parameters)
+    connection: AnyConnection = psycopg2.connect(
+        connection_factory=factory, **parameters
+    )
     return connection
 
 

@@ -7,6 +7,8 @@ each message that writes starts with a guard, which fails after a deadline.
 
 import time
 
+from psycopg2.extensions import cursor as Cursor
+
 
 class ServerClock:
     """An estimate of the time of the PostgreSQL server, which is never ahead of it.
@@ -18,6 +20,13 @@ class ServerClock:
     def __init__(self, server_time: float) -> None:
         """Set the clock to the Unix time in a result that was just received."""
         self._offset = server_time - time.monotonic()
+
+    @classmethod
+    def read(cls, cursor: Cursor) -> "ServerClock":
+        """Return a clock that is set by a query."""
+        cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+        [[server_time]] = cursor.fetchall()
+        return cls(server_time)
 
     def guard(self, start_within: int, statement_timeout: int) -> str:
         """Return SQL that precedes a statement in the same message.

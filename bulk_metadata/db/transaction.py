@@ -8,20 +8,29 @@ import psycopg2
 from psycopg2.errors import (
     DataError,
     DeadlockDetected,
+    DivisionByZero,
     InsufficientPrivilege,
     InternalError_,
     LockNotAvailable,
     UndefinedTable,
 )
+from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import PLAN, connect, reason
+from bulk_metadata.db.server_clock import ServerClock
 
 __all__ = ["ConflictError", "Cursor", "OperatorError", "transaction"]
 
 # The plans of the service. The lock timeout is for the steps of an undo.
 INDEX_PLANS = PLAN | {"lock_timeout": "500ms"}
+
+# Seconds for the COMMIT to reach PostgreSQL. If the operator interrupts the command,
+# the transaction cannot take effect later.
+COMMIT_WITHIN = 2
+# Seconds for the COMMIT itself, which triggers may delay.
+COMMIT_TIMEOUT = 600
 
 TIME_UNIT = re.compile(r"[A-Za-z:]")
 
@@ -34,6 +43,20 @@ class ConflictError(OperatorError):
     """Another session holds a lock. The command may succeed later."""
 
 
+class CommandConnection(Connection):
+    """A connection whose commits have no effect if PostgreSQL receives them late."""
+
+    clock: ServerClock
+
+    def commit(self) -> None:
+        """Commit the transaction. Raises DivisionByZero if this is too late."""
+        guard = self.clock.guard(COMMIT_WITHIN, COMMIT_TIMEOUT)
+        with self.cursor() as cursor:
+            # psycopg2 still expects a transaction. It commits the empty one.
+            cursor.execute(f"{guard}COMMIT; BEGIN")
+        super().commit()
+
+
 @contextmanager
 def transaction(config: Config, *, index_plans: bool = False) -> Iterator[Cursor]:
     """Yield a cursor in a transaction, which is rolled back if an exception is raised.
@@ -43,6 +66,7 @@ def transaction(config: Config, *, index_plans: bool = False) -> Iterator[Cursor
     """
     try:
         connection = connect(
+            CommandConnection,
             config.database_url,
             config.connect_timeout,
             "bulk-metadata command",
@@ -54,7 +78,12 @@ def transaction(config: Config, *, index_plans: bool = False) -> Iterator[Cursor
         ) from None
     try:
         with connection, connection.cursor() as cursor:
+            connection.clock = ServerClock.read(cursor)
             yield cursor
+    except DivisionByZero:
+        raise OperatorError(
+            "The COMMIT reached PostgreSQL too late. The database is unchanged."
+        ) from None
     except UndefinedTable:
         raise OperatorError(
             "The database has no tables. Create them with: flask init-db"

@@ -8,8 +8,14 @@ from msgspec import Raw
 from psycopg2.errors import DivisionByZero, QueryCanceled
 from psycopg2.extensions import cursor as Cursor
 
+from bulk_metadata.config import Config
 from bulk_metadata.db.queries import dry_run_update, update_metadata
 from bulk_metadata.db.server_clock import ServerClock
+from bulk_metadata.db.transaction import (
+    CommandConnection,
+    OperatorError,
+    transaction,
+)
 from tests.conftest import Organization
 
 DOCUMENTS = {"SN-1": Raw(b'{"a": 1}')}
@@ -17,9 +23,7 @@ DOCUMENTS = {"SN-1": Raw(b'{"a": 1}')}
 
 @pytest.fixture
 def clock(cursor: Cursor) -> ServerClock:
-    cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
-    [[server_time]] = cursor.fetchall()
-    return ServerClock(server_time)
+    return ServerClock.read(cursor)
 
 
 def test_update_before_deadline_is_done(
@@ -60,3 +64,19 @@ def test_clock_is_never_ahead_of_server(clock: ServerClock, cursor: Cursor) -> N
     server_time = clock._offset + time.monotonic()
     cursor.execute("SELECT clock_timestamp() >= to_timestamp(%s)", (server_time,))
     assert cursor.fetchall() == [(True,)]
+
+
+def test_late_commit_of_command_is_rolled_back(
+    owner_url: str, acme: Organization
+) -> None:
+    acme.insert("SN-1")
+
+    def delete_late() -> None:
+        with transaction(Config(owner_url)) as cursor:
+            cursor.execute("DELETE FROM devices")
+            assert isinstance(cursor.connection, CommandConnection)
+            cursor.connection.clock = ServerClock(server_time=0)
+
+    with pytest.raises(OperatorError, match="The COMMIT reached PostgreSQL too late"):
+        delete_late()
+    assert acme.metadata() == {"SN-1": {}}

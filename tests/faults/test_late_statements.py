@@ -5,10 +5,13 @@ failed and a newer one has succeeded. Then the statement arrives.
 """
 
 import json
+import os
 import re
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +27,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from tests.support.cluster import Cluster, cluster
 from tests.support.proxies import PGBOUNCER, pgbouncer
-from tests.support.service import PATH, Service, run_service
+from tests.support.service import PATH, ROOT, Service, run_service
 from tests.support.tcp_proxy import ProxiedConnection, TcpProxy, tcp_proxy
 from tests.support.waiting import free_port, wait_until
 
@@ -83,6 +86,10 @@ class Site:
     def wait_for_error(self, held: ProxiedConnection) -> None:
         """Wait for an error: the deadline has passed, or the backend is terminated."""
         wait_until(lambda: ERROR.search(held.response), "the error response")
+
+    def wait_for_deadline(self, held: ProxiedConnection) -> None:
+        query = "SELECT clock_timestamp() > to_timestamp(%s)"
+        wait_until(lambda: self.ask(query, held.deadline) == [True], "the deadline")
 
     def stored(self) -> list[str]:
         return self.ask("SELECT device_metadata->>'value' FROM devices")
@@ -243,13 +250,7 @@ def test_update_of_stopped_gunicorn_has_no_effect(
             assert old.result() == 500
         with site.service("restarted") as restarted:
             assert site.post(restarted, "new") == 200
-        wait_until(
-            lambda: (
-                site.ask("SELECT clock_timestamp() > to_timestamp(%s)", held.deadline)
-                == [True]
-            ),
-            "the deadline",
-        )
+        site.wait_for_deadline(held)
         site.deliver(held)
         assert site.stored() == ["new"]
 
@@ -333,6 +334,32 @@ def data_age(client: socket.socket) -> int:
     info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 48)
     [age] = struct.unpack_from("I", info, 44)
     return int(age)
+
+
+def test_commit_of_interrupted_command_has_no_effect(site: Site) -> None:
+    environment = {
+        **os.environ,
+        "DATABASE_URL": make_dsn(site.server.url, port=site.network.port),
+    }
+    site.network.held.clear()
+    site.network.hold(b"COMMIT")
+    command = subprocess.Popen(
+        [sys.executable, "-m", "flask", "create-organization", "Late"],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: site.network.held, "the COMMIT", command)
+    [held] = site.network.held
+    command.send_signal(signal.SIGINT)
+    # The message was sent; psycopg2 does not interrupt the wait for its result.
+    held.reset_client()
+    command.communicate(timeout=60)
+    assert command.returncode
+    site.wait_for_deadline(held)
+    site.deliver(held)
+    assert site.ask("SELECT FROM organizations WHERE name = 'Late'") == []
 
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
