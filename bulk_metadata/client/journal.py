@@ -73,13 +73,8 @@ class JournalError(Exception):
     """The journal cannot be used for this run. The message names the fix."""
 
 
-class Result(NamedTuple):
-    """The result for a device."""
-
-    line: int
-    identifier: str
-    device_id: str
-    status: str
+# Line, identifier, ID and status of a device.
+Result = tuple[int, str, str, str]
 
 
 class Outcome(NamedTuple):
@@ -224,8 +219,8 @@ class Journal:
         return dict(self._rows(SELECT_COUNTS))
 
     def results(self) -> Iterator[Result]:
-        """Yield the result of each listed device, in the order of the file."""
-        yield from map(Result._make, self._rows(SELECT_RESULTS))
+        """Return the result of each listed device, in the order of the file."""
+        return self._rows(SELECT_RESULTS)
 
     def close(self, *, delete: bool) -> None:
         """Close the journal. ``delete`` it if no run can be resumed from it."""

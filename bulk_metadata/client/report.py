@@ -114,7 +114,7 @@ class Summary:
         lines.append(f"Request ID: {self.request_id}")
         if self.statistics.statuses["updated"]:
             command = f"flask undo ORGANIZATION --request {self.request_id}"
-            lines.append(f"To undo this upload: {command}")
+            lines.append(f"Undo: {command}")
         return "\n".join(lines)
 
     def as_json(self) -> str:

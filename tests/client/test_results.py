@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bulk_metadata.client.journal import Result
 from bulk_metadata.client.report import write_results
 
 IDENTIFIERS = ["SN-1", "a,b", '"', "a\nb", "a\rb", "\r\n", " é😀\0\\", "", "\u2028"]
 RESULTS = [
-    Result(line, identifier, "", "not_found")
+    (line, identifier, "", "not_found")
     for line, identifier in enumerate(IDENTIFIERS, 2)
 ]
 
@@ -47,7 +46,7 @@ def test_results_are_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "fleet.csv"
     path.write_text("old")
 
-    def broken() -> Result:
+    def broken() -> tuple[int, str, str, str]:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -83,7 +83,7 @@ def test_summary_counts_results(
         "            1 not found",
         "Results: fleet.ndjson.results.csv",
         f"Request ID: {request_id}",
-        f"To undo this upload: flask undo ORGANIZATION --request {request_id}",
+        f"Undo: flask undo ORGANIZATION --request {request_id}",
     ]
 
 
