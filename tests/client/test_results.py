@@ -20,7 +20,7 @@ def test_csv_results_round_trip(tmp_path: Path) -> None:
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["line", "identifier", "deviceId", "status"]
-    assert rows == [[str(result.line), *result[1:]] for result in RESULTS]
+    assert rows == [[str(line), *rest] for line, *rest in RESULTS]
     # No carriage return follows the last column.
     assert path.read_bytes().startswith(
         b"line,identifier,deviceId,status\n2,SN-1,,not_found\n3,"
