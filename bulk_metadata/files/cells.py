@@ -108,9 +108,10 @@ def is_read_back(identifier: str) -> bool:
 
 
 def _check_form(identifier: str) -> None:
-    if SCIENTIFIC.fullmatch(identifier.removeprefix("'")):
+    text = identifier.removeprefix("'").strip()
+    if SCIENTIFIC.fullmatch(text):
         reason, fix = "is a number in scientific notation", advice.TEXT_COLUMN
-    elif identifier.startswith("="):
+    elif text.startswith("="):
         reason, fix = "is a formula", advice.FORMULA
     elif identifier.lower() in MISSING:
         reason, fix = "is the mark of a missing value", advice.IDENTIFIER

@@ -52,6 +52,7 @@ IN_COLUMN = 'column "identifier": "%s" is %s'
         ("=B2", IN_COLUMN % ("=B2", "a formula")),
         ("=Z(1)S", IN_COLUMN % ("=Z(1)S", "a formula")),
         ("=x", 'the identifier "=x" is a formula'),
+        ("'=x", 'the identifier "\'=x" is a formula'),
         ("#NAME?", IN_COLUMN % ("#NAME?", "an error value of a formula")),
         ("\\N", "the identifier is empty"),
         (
