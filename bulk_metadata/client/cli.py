@@ -52,7 +52,14 @@ KEY_VARIABLE = "BULK_METADATA_API_KEY"
 # A line of a header file for curl.
 KEY_HEADER = re.compile(r"^\s*x-api-key\s*:(.*)$", re.IGNORECASE | re.MULTILINE)
 
-EXIT_CODES = """\b
+CHECK_EXIT_CODES = """\b
+Exit codes:
+  0    the file has no errors
+  1    the file has errors: they are on standard error
+  2    the command or an option is wrong
+"""
+
+PUSH_EXIT_CODES = """\b
 Exit codes:
   0    all devices were updated
   1    some devices were not updated: the reason is on standard error
@@ -101,7 +108,7 @@ def commands() -> None:
     """Replace the metadata of whole fleets of devices."""
 
 
-@commands.command("push", epilog=EXIT_CODES)
+@commands.command("push", epilog=PUSH_EXIT_CODES)
 @common_options
 @click.option(
     "--url", required=True, help="Base URL of the service, for example https://host."
@@ -214,7 +221,7 @@ def push_command(
         click.echo(summary.as_text())
 
 
-@commands.command("check", epilog=EXIT_CODES.partition("  3")[0])
+@commands.command("check", epilog=CHECK_EXIT_CODES)
 @common_options
 @click.pass_obj
 def check_command(
