@@ -64,7 +64,7 @@ bench: .venv/installed-benchmarks ## Run the benchmark (15 min) and write benchm
 bench-quick: .venv/installed-benchmarks ## Run a short benchmark (2 min)
 	@$(BIN)/python -m benchmarks --effort quick .data/benchmarks
 
-bench-push: .venv/installed-benchmarks ## Measure the upload of a million devices (2 min)
+bench-push: .venv/installed-benchmarks ## Measure check, push, import and export of a million devices (5 min)
 	@$(BIN)/python -m benchmarks.push
 
 screenshot: .venv/installed-benchmarks ## Create docs/push.svg, a screenshot of an upload

@@ -24,6 +24,7 @@ from benchmarks.alternatives import (
 from benchmarks.baseline import BATCHES, measure_baseline
 from benchmarks.breakdown import measure_breakdown
 from benchmarks.database import Fleet, create_fleets, postgres
+from benchmarks.history import measure_history
 from benchmarks.load.generator import Target
 from benchmarks.load.workloads import (
     OVERLAPPING,
@@ -118,7 +119,9 @@ def measure(effort: Effort) -> Results:
         memory = measure_memory(
             server.service_url, fleets[0], effort.requests, directory
         )
-        return Results(version(server), baseline, load, breakdown, memory)
+        click.echo("Cost of the history ...")
+        history = measure_history(fleets[0].size, effort.rounds[1], directory)
+        return Results(version(server), baseline, load, breakdown, history, memory)
 
 
 @contextmanager

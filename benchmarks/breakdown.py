@@ -19,7 +19,10 @@ from tests.support.service import run_service
 STEPS = [
     ("write the log entry", ("telemetry/access_log.py",)),
     ("count the metrics", ("telemetry/metrics.py", "prometheus_client/")),
-    ("parse HTTP (gunicorn)", ("gunicorn/http/parser.py", "gunicorn/http/body.py")),
+    (
+        "parse HTTP (gunicorn)",
+        ("gunicorn/http/parser.py", "gunicorn/http/body.py", "request_reader.py"),
+    ),
     ("create the WSGI environment (gunicorn)", ("create (gunicorn/http/wsgi.py",)),
     ("look up the API key (psycopg2, PostgreSQL)", ("authenticate (",)),
     ("run the UPDATE (psycopg2, PostgreSQL)", ("bulk_metadata/db/",)),
@@ -33,6 +36,8 @@ STEPS = [
         ("ThreadWorker.handle (", "ThreadWorker.enqueue_req ("),
     ),
 ]
+# A thread that waits for the next request.
+WAITING = "wait_for_head ("
 REMAINDER = "thread handover, loopback, client"
 
 # Samples per second.
@@ -112,6 +117,6 @@ def break_down(stacks: str, milliseconds: float) -> Breakdown:
 def step_of(stack: str) -> str | None:
     """Return the step that ``stack`` belongs to; None if its thread is waiting."""
     for step, patterns in STEPS:
-        if any(pattern in stack for pattern in patterns):
+        if WAITING not in stack and any(pattern in stack for pattern in patterns):
             return step
     return None

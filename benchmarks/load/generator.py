@@ -61,9 +61,7 @@ def send_burst(
     send = send_with_wrk if WRK else send_with_threads
     burst = send(target.port, key, bodies, seconds)
     generator = generator_cpu() - before[1]
-    # Statements may still wait for locks after their clients have disconnected.
-    while active_statements(cursor):
-        time.sleep(0.01)
+    wait_until_idle(cursor)
     application = cpu_seconds(target.pid) - before[0]
     return burst._replace(application=application, generator=generator)
 
@@ -115,11 +113,18 @@ def send_with_threads(port: int, key: str, bodies: list[bytes], seconds: int) ->
     return Burst(len(times), errors, time.monotonic() - start, found.median, found.p99)
 
 
-def active_statements(cursor: Cursor) -> int:
-    """Return the number of statements that the server executes."""
-    cursor.execute(SELECT_ACTIVE)
-    [[count]] = cursor.fetchall()
-    return int(count)
+def wait_until_idle(cursor: Cursor) -> None:
+    """Wait until the server has executed no statement for 10 checks in a row.
+
+    After their clients have disconnected, statements may still wait for locks, and
+    requests for connections.
+    """
+    idle = 0
+    while idle < 10:
+        time.sleep(0.02)
+        cursor.execute(SELECT_ACTIVE)
+        [[active]] = cursor.fetchall()
+        idle = 0 if active else idle + 1
 
 
 def cpu_seconds(pid: int) -> float:

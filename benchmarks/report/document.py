@@ -12,7 +12,15 @@ from benchmarks.alternatives import CONNECTIONS, WORKERS
 from benchmarks.database import SETTINGS
 from benchmarks.load.generator import GENERATOR
 from benchmarks.report.results import Results
-from benchmarks.report.sections import baseline, breakdown, goals, load, memory, wrap
+from benchmarks.report.sections import (
+    baseline,
+    breakdown,
+    goals,
+    history,
+    load,
+    memory,
+    wrap,
+)
 
 GIB = 1024**3
 
@@ -25,6 +33,7 @@ def write_report(results: Results, command: str) -> str:
         baseline(results),
         load(results),
         breakdown(results),
+        history(results),
         memory(results),
     ]
     return "\n".join(sections)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from benchmarks.alternatives import EMPTY_VIEW, FASTAPI, FLASK
 from benchmarks.baseline import BASELINE, SERVICE
 from benchmarks.breakdown import Breakdown
+from benchmarks.history import WITH, WITHOUT
 from benchmarks.load.workloads import Load, Workload
 from benchmarks.measure import Sample
 from benchmarks.memory import Memory
@@ -32,6 +33,8 @@ class Results:
     load: dict[Workload, dict[str, Load]]
     # By batch, on the largest fleet.
     breakdown: dict[int, Breakdown]
+    # By batch, on the smallest fleet.
+    history: dict[int, dict[str, Sample]]
     memory: Memory
 
     @property
@@ -58,6 +61,7 @@ def goals(results: Results) -> Iterator[Goal]:
     """Yield all goals."""
     yield from latency_goals(results)
     yield from load_goals(results)
+    yield from history_goals(results.history)
     yield from memory_goals(results.memory)
 
 
@@ -115,6 +119,23 @@ def load_goals(results: Results) -> Iterator[Goal]:
             )
     errors = sum(loads[THIS].errors for loads in results.load.values())
     yield Goal("all requests: no errors", f"{errors} errors", errors == 0)
+
+
+def history_goals(history: dict[int, dict[str, Sample]]) -> Iterator[Goal]:
+    """Yield the goals for the cost of the history."""
+    (one, single), (most, many) = sorted(history.items())
+    difference = single[WITH].median - single[WITHOUT].median
+    yield Goal(
+        f"{one} device {WITH}: at most 0.15 ms more than without",
+        f"{difference:.2f} ms",
+        difference <= 0.15,
+    )
+    ratio = many[WITH].median / many[WITHOUT].median
+    yield Goal(
+        f"{most:,} devices {WITH}: at most 1.3 x as long as without",
+        f"{ratio:.2f} x",
+        ratio <= 1.3,
+    )
 
 
 def memory_goals(memory: Memory) -> Iterator[Goal]:

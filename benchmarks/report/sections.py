@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable
 
 from benchmarks.baseline import BASELINE, LOWER_BOUND, SERVICE
+from benchmarks.history import WITH, WITHOUT
 from benchmarks.load.generator import CONNECTIONS
 from benchmarks.load.workloads import SHARED
 from benchmarks.report import results as result
@@ -114,6 +115,29 @@ outside; waits for PostgreSQL count as part of their step. The profiler uses CPU
 itself, so that the totals are higher than the latencies above.
 """
     return section("Breakdown", text, table(names, rows))
+
+
+def history(results: Results) -> str:
+    """Return the cost of the history."""
+    rows = []
+    for batch, samples in results.history.items():
+        without, with_history = samples[WITHOUT], samples[WITH]
+        rows.append(
+            (
+                f"{batch:,}",
+                f"{without.median:.2f} ({without.p99:.1f})",
+                f"{with_history.median:.2f} ({with_history.p99:.1f})",
+                f"{with_history.median / without.median:.2f} x",
+                f"{with_history.median - without.median:+.2f}",
+            )
+        )
+    text = f"""
+The latency of one request from one client, without the history and with it, on two
+servers with {results.fleets[0]:,} devices each. Times are medians in milliseconds, with
+the 99th percentile in parentheses.
+"""
+    names = ("devices", WITHOUT, WITH, "ratio", "difference")
+    return section("History", text, table(names, rows))
 
 
 def memory(results: Results) -> str:

@@ -64,7 +64,7 @@ class ServiceConnection(Connection):
         with self.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
             [[pid]] = cursor.fetchall()
-            if pid == self.info.backend_pid:  # a pooler sends a number of its own
+            if pid == self.info.backend_pid:  # a pooler sends another number
                 texts = [statement.prepare for statement in statements]
                 cursor.execute("; ".join([USE_GENERIC_PLANS, *texts]))
                 self.is_prepared = True

@@ -50,7 +50,7 @@ def test_benchmark_reports_all_sections(tmp_path: Path) -> None:
     output = run_module("benchmarks", "--effort", "least", str(tmp_path))
     report = (tmp_path / "RESULTS.md").read_text()
     assert report in output
-    for section in ("Goals", "Baseline", "Load", "Breakdown", "Memory"):
+    for section in ("Goals", "Baseline", "Load", "Breakdown", "History", "Memory"):
         assert f"\n## {section}\n" in report
     assert "| all requests: no errors | 0 errors | yes |" in report
     assert re.search(r"^\| run the UPDATE .+ \d+\.\d+ \(\d+%\) \|$", report, re.M)
@@ -61,14 +61,12 @@ def test_benchmark_reports_all_sections(tmp_path: Path) -> None:
             assert alternative.title in plot
 
 
-def test_push_benchmark_compares_baseline_and_client() -> None:
+def test_push_benchmark_measures_all_steps() -> None:
     output = run_module("benchmarks.push", "--devices", "1500", "--rounds", "1")
-    *_, baseline, summary, client = output.splitlines()
-    assert re.fullmatch(r"baseline UPDATE +[\d.]+ s", baseline)
-    assert json.loads(summary)["summary"]["updated"] == 1500
-    assert re.fullmatch(
-        r"client +[\d.]+ s, [\d.]+ x, [\d,]+ devices/s, \d+ MiB at most", client
-    )
+    for step in ("check, NDJSON", "check, CSV", "push", "import", "export"):
+        assert re.search(rf"^\| {step}.* \| [\d.]+ \| [\d,]+ \| \d+ \|$", output, re.M)
+    for baseline in ("UPDATE", "COPY"):
+        assert re.search(rf": {baseline} \| [\d.]+ \| [\d,]+ \|  \|$", output, re.M)
 
 
 def test_screenshot_shows_progress_and_summary(tmp_path: Path) -> None:
@@ -86,13 +84,9 @@ def fleet(acme: Organization) -> Fleet:
     return Fleet(10, acme.id, acme.key)
 
 
-def test_failed_push_aborts_benchmark(
-    fleet: Fleet, service: Service, tmp_path: Path
-) -> None:
-    file = tmp_path / "fleet.ndjson"
-    push.write_file(fleet, file)
-    with pytest.raises(ClickException, match=r"failed with exit code 1\.$"):
-        push.time_push(file, service.port, "wrong")
+def test_failed_command_aborts_benchmark() -> None:
+    with pytest.raises(ClickException, match=r"check failed with exit code 2\.$"):
+        push.run_client("check")
 
 
 def test_request_with_unknown_device_aborts_benchmark(
@@ -146,7 +140,7 @@ def test_breakdown_divides_duration_by_samples() -> None:
     stacks = """thread (1): MainThread;select (selectors.py:468) 10
 thread (2): a;authenticate (bulk_metadata/api/a.py:1);run (bulk_metadata/db/pool.py:1) 2
 thread (2): a;run (bulk_metadata/db/pool.py:1) 5
-thread (2): a;_worker (concurrent/futures/thread.py:81) 3
+thread (2): a;wait_for_head (bulk_metadata/server/request_reader.py:73) 3
 """
     found = {step: time for step, time in break_down(stacks, 2.0).items() if time}
     assert found == {
