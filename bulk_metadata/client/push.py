@@ -60,6 +60,8 @@ def push(
     Raises InvalidFileError, JournalError, RequestError, ValueError, sqlite3.Error,
     OSError, or StoppedError.
     """
+    # Reports an invalid proxy or certificate before the file is read.
+    transport = _transport(settings, stop)
     facts = _facts(file, settings, display, stop)
     chunks = read_file(file, display)
     journal = Journal(
@@ -70,7 +72,7 @@ def push(
     )
     is_needed = not journal.is_empty()
     try:
-        transport = _transport(settings, journal.request_id, stop)
+        transport.set_request_id(journal.request_id)
         if settings.check and not journal.is_checked:
             check(file, chunks, journal, display, stop)
             chunks = read_file(file, display)
@@ -159,12 +161,11 @@ def _facts(
     }
 
 
-def _transport(settings: Settings, request_id: str, stop: threading.Event) -> Transport:
+def _transport(settings: Settings, stop: threading.Event) -> Transport:
     return Transport(
         settings.url,
         settings.api_key,
         settings.files,
-        request_id=request_id,
         dry_run=settings.dry_run,
         connections=settings.concurrency,
         stop=stop,

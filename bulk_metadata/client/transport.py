@@ -78,7 +78,6 @@ class Transport:
         api_key: str,
         files: TlsFiles,
         *,
-        request_id: str,
         dry_run: bool,
         connections: int,
         stop: threading.Event,
@@ -97,10 +96,13 @@ class Transport:
         self._pools = open_pools(url, self._proxy, files, connections)
         self._headers = {
             "x-api-key": api_key,
-            "X-Request-ID": request_id,
             "Content-Type": "application/json",
             "Accept-Encoding": "gzip, deflate",
         }
+
+    def set_request_id(self, request_id: str) -> None:
+        """Send ``request_id`` with all requests from now on."""
+        self._headers["X-Request-ID"] = request_id
 
     def replace(self, body: bytes) -> Response:
         """Send a request, and return the response. Raises RequestError, or StoppedError

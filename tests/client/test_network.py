@@ -469,7 +469,6 @@ def test_endless_response_times_out(
             endpoint(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"),
             "key",
             TlsFiles(certificates / "root.crt"),
-            request_id="push-1",
             dry_run=False,
             connections=1,
             stop=threading.Event(),

@@ -348,7 +348,6 @@ def test_unresponsive_server_times_out(
             endpoint(f"http://127.0.0.1:{address[1]}"),
             "key",
             TlsFiles(),
-            request_id="push-1",
             dry_run=False,
             connections=1,
             stop=threading.Event(),

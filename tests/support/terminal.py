@@ -65,10 +65,12 @@ def run_in_terminal(
     """Run ``command`` in a terminal with this number of columns."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    # A worker of pytest-xdist has the size of the terminal in its environment.
+    size = {"COLUMNS": str(columns), "LINES": "24"}
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env={"TERM": "xterm-256color", **environment},
+        env={"TERM": "xterm-256color", **environment, **size},
         stdin=slave,
         stdout=slave,
         stderr=slave,
