@@ -35,6 +35,10 @@ UTF16 = (
     'Save the file as "CSV UTF-8", or name the encoding with --encoding utf-16-le or '
     "--encoding utf-16-be."
 )
+BYTE_ORDER = (
+    "Use --encoding utf-16-le or --encoding utf-16-be. If the file is UTF-8, omit "
+    "--encoding."
+)
 
 # The header and the columns
 HEADER = (

@@ -132,10 +132,14 @@ def check_file_type(head: bytes) -> None:
 
 def encoding_of(head: bytes, chosen: str) -> str:
     """Return the encoding of a file that begins with ``head``: the one of its byte
-    order mark, otherwise the ``chosen`` one. Raises FileError for binary data."""
+    order mark, otherwise the ``chosen`` one. Raises FileError for binary data,
+    and for UTF-16 of unknown byte order."""
     for mark, encoding in MARKS.items():
         if head.startswith(mark):
             return encoding
+    if chosen == "utf-16":
+        reason = "the file does not begin with a byte order mark of UTF-16"
+        raise FileError(0, reason, advice.BYTE_ORDER)
     sample = head[:SAMPLE_BYTES]
     if chosen.startswith("utf-16") or sample.count(0) <= len(sample) * MAX_NUL_SHARE:
         return chosen

@@ -16,7 +16,7 @@ from bulk_metadata.files import Options
 from bulk_metadata.files.device import FileError
 from bulk_metadata.files.reader import DeviceFile
 from bulk_metadata.files.source import Source
-from tests.files.reading import read_all
+from tests.files.reading import problems, read_all
 
 TABLE = b"identifier;State\r\nSN-1;x\r\n"
 
@@ -114,6 +114,13 @@ def test_other_file_type_is_named_with_fix(
         DeviceFile(source, Options())
     assert raised.value.as_problem().message.startswith(f"the file is {file_type}. ")
     assert fix in raised.value.fix
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+def test_utf_16_requires_byte_order_mark(encoding: str) -> None:
+    content = TABLE.decode().encode(encoding)
+    reason = "the file does not begin with a byte order mark of UTF-16"
+    assert problems(content, "csv", encoding="utf-16") == [(0, "", reason)]
 
 
 @pytest.mark.parametrize(
