@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bulk_metadata.client.journal import Result
 from bulk_metadata.core.json_text import encode
-from bulk_metadata.core.text import counted
+from bulk_metadata.core.text import counted, encodable
 from bulk_metadata.files.table import csv_writer
 
 ALL_UPDATED = 0
@@ -125,10 +125,10 @@ class Summary:
             **{member: statuses[status] for status, (_, member) in STATUSES.items()},
             "retries": self.statistics.retries,
             "seconds": round(self.seconds, 3),
-            "results": str(self.results or ""),
+            "results": encodable(str(self.results or "")),
             "requestId": self.request_id,
             "resumable": self.journal is not None,
-            "failure": self.failure,
+            "failure": encodable(self.failure),
         }
         return encode({"summary": summary}).decode()
 

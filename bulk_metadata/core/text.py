@@ -28,6 +28,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def encodable(text: str) -> str:
+    """Escape the surrogates of ``text``: invalid bytes of a file name or a file, which
+    JSON cannot contain."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def counted(number: int, noun: str) -> str:
     """Return number and noun: "1 device", "2,000 devices"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

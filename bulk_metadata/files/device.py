@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bulk_metadata.core.json_text import encode
-from bulk_metadata.core.text import printable, shorten
+from bulk_metadata.core.text import encodable, printable, shorten
 
 # Errors with the same fix that are listed. The others are counted.
 MAX_LISTED = 20
@@ -86,8 +86,9 @@ class ProblemList:
     def add(self, problem: Problem) -> None:
         """Print ``problem``, unless many others have the same fix."""
         if self._write_json:
-            found = {"problem": problem.message, "line": problem.line}
-            self._write_json(encode({**found, "identifier": problem.identifier}))
+            message, identifier = map(encodable, (problem.message, problem.identifier))
+            found = {"problem": message, "line": problem.line, "identifier": identifier}
+            self._write_json(encode(found))
             return
         self._counts[problem.fix] += 1
         if not problem.fix or self._counts[problem.fix] <= MAX_LISTED:

@@ -19,6 +19,7 @@ from bulk_metadata.files.cells import (
 )
 from bulk_metadata.files.columns import Column, Nameless
 from bulk_metadata.files.device import Device, DeviceError, Problem
+from bulk_metadata.files.source import INVALID_BYTE, encoding_error
 
 METADATA = "metadata"
 
@@ -119,6 +120,8 @@ class Rows:
             raise _other_header()
         reason = f"expected {counted(width, 'cell')} (as in the header), got {len(row)}"
         if surplus:
+            if INVALID_BYTE.search(surplus[0]):
+                raise encoding_error(surplus[0])
             reason += f'; surplus cell: "{shorten(surplus[0])}"'
         raise DeviceError(reason, advice.CELL_COUNT)
 

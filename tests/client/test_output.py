@@ -124,6 +124,22 @@ def test_json_summary_follows_error(
     assert failure in done.err
 
 
+@pytest.mark.parametrize(
+    ("file", "options", "member", "text"),
+    [
+        ("\udcf6.ndjson", [], "results", "\\udcf6.ndjson.results.csv"),
+        ("fleet.ndjson", ["--results=\udcf6.csv"], "results", "\\udcf6.csv"),
+        ("fleet.ndjson", ["--results=\udcf6/a.csv"], "failure", "write \\udcf6/a.csv"),
+    ],
+)
+def test_invalid_bytes_of_path_are_escaped_in_summary(
+    pusher: Client, file: str, options: list[str], member: str, text: str
+) -> None:
+    pusher.write(DEVICES, file)
+    done = pusher.push("--json", *options, file=file)
+    assert text in done.summary[member]
+
+
 def test_internal_error_prints_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], pusher: Client
 ) -> None:

@@ -1,6 +1,7 @@
 """The input: regular files, pipes, gzip, and files that change."""
 
 import gzip
+import json
 import os
 import zlib
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bulk_metadata.files import Options
+from bulk_metadata.files.device import Problem, ProblemList
 from bulk_metadata.files.formats import UnknownFormatError
 from bulk_metadata.files.reader import DeviceFile
 from bulk_metadata.files.source import Source, read_error
@@ -137,3 +139,12 @@ def test_undefined_byte_of_encoding_is_rejected(tmp_path: Path) -> None:
     assert reason.endswith("byte 0x81")
     path.write_bytes("identifier\ta\nSN-1\tx\n".encode("utf-16") + b"\x00\xd8\n")
     assert read_path(path)[1][0][0] == 3
+
+
+def test_invalid_bytes_are_escaped_in_json_problem() -> None:
+    written: list[bytes] = []
+    problem = Problem(1, 2, "é\udcf6", "wrong: \udcf6")
+    ProblemList("fleet.csv", print, written.append).add(problem)
+    assert [json.loads(line) for line in written] == [
+        {"problem": "wrong: \\udcf6", "line": 2, "identifier": "é\\udcf6"}
+    ]

@@ -142,9 +142,9 @@ def test_cell_of_another_type_is_rejected(column: str, cell: str, reason: str) -
 def test_all_errors_of_row_are_reported() -> None:
     table = (
         "identifier,a:number,b:boolean,c\nSN-1,x,#NV,z\nSN-2,1\n"
-        "SN-3,1,true,z,,4\nSN-4,1,true,z,,\n"
+        "SN-3,1,true,z,,4\nSN-4,1,true,z,,\nSN-\xf6,1,true,z,\xf6\n"
     )
-    assert problems(table, "csv") == [
+    assert problems(table.encode("latin-1"), "csv") == [
         (
             2,
             "SN-1",
@@ -153,6 +153,11 @@ def test_all_errors_of_row_are_reported() -> None:
         ),
         (3, "", "expected 4 cells (as in the header), got 2"),
         (4, "", 'expected 4 cells (as in the header), got 6; surplus cell: "4"'),
+        (
+            6,
+            "",
+            '"?" is not UTF-8 (or the encoding set with --encoding): byte 0xF6',
+        ),
     ]
 
 
