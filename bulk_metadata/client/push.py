@@ -79,12 +79,14 @@ def push(
         is_needed = True
         summary.journal = settings.journal
         summary.request_id = journal.request_id
-        summary.failure = _send(
-            file, chunks, settings, transport, journal, display, stop
-        )
+        try:
+            summary.failure = _send(
+                file, chunks, settings, transport, journal, display, stop
+            )
+        finally:
+            counts = display.statistics.statuses = Counter(journal.counts())
         if file.source.has_changed:
             summary.failure = summary.failure or f"{CHANGED}, so results may be wrong"
-        counts = display.statistics.statuses = Counter(journal.counts())
         # Otherwise, the result file of an earlier run is kept.
         if not journal.is_empty():
             write_results(journal.results(), settings.results)

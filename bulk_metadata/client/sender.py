@@ -80,7 +80,10 @@ class Sender:
             except BaseException:
                 # Otherwise the requests in flight would be retried.
                 self._stop.set()
-                executor.shutdown(wait=False, cancel_futures=True)
+                executor.shutdown(cancel_futures=True)
+                # The service has processed the requests that were in flight.
+                for future in [f for f in requests if not f.cancelled()]:
+                    self._record_result(requests[future], future)
                 raise
 
     def skip(self, problems: Sequence[Problem]) -> None:

@@ -13,10 +13,19 @@ from typing import IO
 
 import pytest
 
+from bulk_metadata.client.connection import TlsFiles
+from bulk_metadata.client.progress import Display
+from bulk_metadata.client.push import Settings, push
 from bulk_metadata.client.report import Statistics, Summary
+from bulk_metadata.client.transport import endpoint
+from bulk_metadata.core.limits import DEFAULT_MAX_BODY_BYTES
+from bulk_metadata.files import Options
+from bulk_metadata.files.device import Problem
+from bulk_metadata.files.reader import CHUNK_DEVICES, DeviceFile
+from bulk_metadata.files.source import Source
 from tests.conftest import Organization
 from tests.support import fault_proxy as faults
-from tests.support.client_runner import Client, Done, numbered
+from tests.support.client_runner import Client, Done, ndjson, numbered
 from tests.support.fault_proxy import FaultProxy, response
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until
@@ -214,6 +223,48 @@ def test_late_signal_keeps_exit_code(
     journal = Path("journal") if is_journal_there else None
     summary = Summary(statistics=statistics, journal=journal, signal=signal.SIGINT)
     assert summary.exit_code == code
+
+
+def test_internal_error_keeps_results_of_requests_in_flight(
+    pusher: Client, proxy: FaultProxy, acme: Organization
+) -> None:
+    lines = [*map(str, range(CHUNK_DEVICES)), "not JSON"]
+    lines[:10] = ndjson(DEVICES.items()).splitlines()
+    (pusher.folder / "fleet.ndjson").write_text("\n".join(lines))
+
+    class Broken(Display):
+        """Fails at the second chunk of the file, when the first request was sent."""
+
+        def problem(self, problem: Problem) -> None:
+            if problem.number > CHUNK_DEVICES:
+                wait_until(lambda: proxy.requests)
+                raise ZeroDivisionError
+
+    display, stop = Broken("fleet.ndjson"), threading.Event()
+    settings = Settings(
+        endpoint(pusher.url),
+        pusher.key,
+        TlsFiles(),
+        pusher.folder / "fleet.ndjson.results.csv",
+        pusher.journal,
+        resume=False,
+        check=False,
+        dry_run=False,
+        batch_size=5,
+        max_body_bytes=DEFAULT_MAX_BODY_BYTES,
+        concurrency=1,
+        attempts=1,
+    )
+    summary = Summary(statistics=display.statistics)
+    with Source(str(pusher.folder / "fleet.ndjson")) as source:
+        file = DeviceFile(source, Options())
+        with pytest.raises(ZeroDivisionError):
+            push(file, settings, summary, display, stop)
+    updated = [each for each in acme.metadata().values() if each]
+    assert updated
+    assert summary.statistics.statuses["updated"] == len(updated)
+    assert summary.journal == pusher.journal
+    assert summary.request_id
 
 
 def test_new_run_replaces_results(pusher: Client, acme: Organization) -> None:
