@@ -1,10 +1,10 @@
 """Device files as the input of commands: loaded into a table of the database."""
 
-import sys
 from collections.abc import Iterable, Iterator
 
 import click
 
+from bulk_metadata.commands.output import progress_bar
 from bulk_metadata.core.text import counted
 from bulk_metadata.db.devices import (
     NestingError,
@@ -80,12 +80,7 @@ class Loader:
 
     def _chunks(self) -> Iterator[Chunk]:
         chunks = DeviceFile(self._source, self._options).read()
-        with click.progressbar(
-            length=self._source.size,
-            label="Reading",
-            file=sys.stderr,
-            hidden=not sys.stderr.isatty(),
-        ) as progress:
+        with progress_bar(length=self._source.size, label="Reading") as progress:
             position = 0
             for chunk in chunks:
                 yield chunk

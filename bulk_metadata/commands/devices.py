@@ -1,7 +1,6 @@
 """``flask import-devices`` and ``flask export-devices``."""
 
 import gzip
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from io import TextIOWrapper
@@ -11,6 +10,7 @@ from typing import Any, TextIO, cast
 import click
 
 from bulk_metadata.commands.device_files import FILE, Loader, open_source
+from bulk_metadata.commands.output import progress_bar, report, standard_output
 from bulk_metadata.commands.transaction import blueprint, session
 from bulk_metadata.core.json_text import encode
 from bulk_metadata.core.text import counted
@@ -43,14 +43,14 @@ def import_devices_command(
     skipped = total - created
     if as_json:
         summary = {"devices": total, "created": created, "skipped": skipped}
-        click.echo(encode({"summary": summary}))
+        report(encode({"summary": summary}))
         return
-    click.echo(
+    report(
         f'Imported into "{organization}": {created} created, '
         f"{skipped} skipped because they already exist."
     )
     if skipped:
-        click.echo(f"To replace their metadata, use: bulk-metadata push {file}")
+        report(f"To replace their metadata, use: bulk-metadata push {file}")
 
 
 @blueprint.cli.command("export-devices")
@@ -82,13 +82,7 @@ def export_devices_command(
         with (
             closing(select_devices(*selection)) as devices,
             output(file) as text,
-            click.progressbar(
-                devices,
-                length=count,
-                label="Exporting",
-                file=sys.stderr,
-                hidden=not sys.stderr.isatty(),
-            ) as progress,
+            progress_bar(devices, length=count, label="Exporting") as progress,
         ):
             write_devices(progress, file, text)
     if listed is not None and listed > count:
@@ -122,21 +116,20 @@ def write_devices(devices: Iterable[tuple[str, str]], file: str, text: TextIO) -
 def output(file: str) -> Iterator[TextIO]:
     """Yield a text file that replaces ``file`` when it is complete, or standard
     output. Raises click.ClickException if it cannot be written."""
+    if file == "-":
+        stdout = standard_output()
+        cast(TextIOWrapper, stdout).reconfigure(encoding="utf-8")
+        yield stdout
+        stdout.flush()
+        return
     path = Path(file)
     # A pipe or a device is written directly.
     is_regular = path.is_file() or not path.exists()
     partial = path.with_name(f"{path.name}.partial") if is_regular else path
     try:
-        if file == "-":
-            cast(TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8")
-            yield sys.stdout
-            sys.stdout.flush()
-            return
         with _open(partial, is_gzip=file.lower().endswith(".gz")) as text:
             yield text
         partial.replace(path)
-    except BrokenPipeError:
-        raise
     except OSError as error:
         reason = error.strerror or error
         raise click.ClickException(f"Cannot write {file}: {reason}") from None

@@ -84,7 +84,18 @@ def status_of(old: str | None, new: str) -> str:
     return "unchanged" if old == new else "changed"
 
 
-def changes(old: str | bytes, new: str | bytes, parent: str = "") -> Iterator[Change]:
+def changes(old: str, new: str) -> list[Change]:
+    """Return the members that differ. If the nesting is too deep, return the complete
+    metadata."""
+    try:
+        return list(member_changes(old, new))
+    except RecursionError:
+        return [Change("", JsonText(old.encode()), JsonText(new.encode()))]
+
+
+def member_changes(
+    old: str | bytes, new: str | bytes, parent: str = ""
+) -> Iterator[Change]:
     """Yield the members that differ, at the deepest possible level."""
     before, after = MEMBERS.decode(old), MEMBERS.decode(new)
     for name in before | after:
@@ -94,7 +105,7 @@ def changes(old: str | bytes, new: str | bytes, parent: str = "") -> Iterator[Ch
             continue
         pair = bytes(value or b""), bytes(new_value or b"")
         if all(text.startswith(b"{") for text in pair):
-            yield from changes(*pair, f"{path}.")
+            yield from member_changes(*pair, f"{path}.")
         else:
             yield Change(path, value, new_value)
 
@@ -123,7 +134,7 @@ def as_json_text(
     """Return a device and the changes of its members as JSON."""
     device: dict[str, Any] = {"line": line, "identifier": identifier, "status": status}
     if old is not None and status == "changed":
-        found = list(changes(old, new))
+        found = changes(old, new)
         device["added"] = {path: value for path, v, value in found if v is None}
         device["removed"] = {path: value for path, value, v in found if v is None}
         device["changed"] = {

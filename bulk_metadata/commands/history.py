@@ -2,6 +2,7 @@
 
 import click
 
+from bulk_metadata.commands.output import confirm, report
 from bulk_metadata.commands.transaction import blueprint, change_schema, session
 from bulk_metadata.core.text import counted
 from bulk_metadata.db.history.retention import delete_expired, start_partition
@@ -36,7 +37,7 @@ def enable_history_command(keep: str | None) -> None:
 
     is_new, history = change_schema(enable)
     state = "is enabled" if is_new else f"was enabled before, on {history.starts_at}"
-    click.echo(
+    report(
         f"The history {state}. It keeps versions for {history.keep}. Run flask "
         f"prune-history every day to delete older versions.\n{COST}"
     )
@@ -53,9 +54,9 @@ def disable_history_command(yes: bool) -> None:
         "requests become faster again."
     )
     if not yes:
-        click.confirm("Disable the history?", abort=True)
+        confirm("Disable the history?")
     versions = change_schema(disable_history)
-    click.echo(f"Deleted {counted(versions, 'version')}.")
+    report(f"Deleted {counted(versions, 'version')}.")
 
 
 @blueprint.cli.command("prune-history")
@@ -67,4 +68,4 @@ def prune_history_command() -> None:
     """
     change_schema(start_partition)
     versions = change_schema(delete_expired)
-    click.echo(f"Deleted {counted(versions, 'version')}.")
+    report(f"Deleted {counted(versions, 'version')}.")

@@ -4,6 +4,7 @@ from uuid import UUID
 
 import click
 
+from bulk_metadata.commands.output import fail, report, standard_output
 from bulk_metadata.commands.transaction import blueprint, session
 from bulk_metadata.db.accounts import (
     create_key,
@@ -26,10 +27,15 @@ def create_key_command(organization: str, name: str, expires_in: str | None) -> 
     with session() as cursor:
         organization_id = find_organization(cursor, organization)
         key = create_key(cursor, organization_id, name, expires_in)
-    click.echo(
-        f'Created API key "{name.strip()}" with ID {key.id}, which {key.expiry}. '
-        f"It is not shown again: {key.text}"
-    )
+        # If this fails, the API key is not created.
+        try:
+            click.echo(
+                f'Created API key "{name.strip()}" with ID {key.id}, which '
+                f"{key.expiry}. It is not shown again: {key.text}",
+                file=standard_output(),
+            )
+        except OSError as error:
+            fail(error, ". No API key was created.")
 
 
 @blueprint.cli.command("list-keys")
@@ -54,4 +60,4 @@ def revoke_key_command(key_id: UUID) -> None:
     """Revoke the API key with the ID KEY_ID immediately and permanently."""
     with session() as cursor:
         revoked_at = revoke_key(cursor, str(key_id))
-    click.echo(f"API key {key_id} was revoked at {revoked_at}")
+    report(f"API key {key_id} was revoked at {revoked_at}")

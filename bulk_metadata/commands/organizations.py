@@ -2,6 +2,7 @@
 
 import click
 
+from bulk_metadata.commands.output import report
 from bulk_metadata.commands.transaction import blueprint, session
 from bulk_metadata.db.accounts import create_organization
 
@@ -12,4 +13,4 @@ def create_organization_command(name: str) -> None:
     """Create the organization NAME."""
     with session() as cursor:
         organization_id = create_organization(cursor, name)
-    click.echo(f'Created organization "{name.strip()}" with ID {organization_id}')
+    report(f'Created organization "{name.strip()}" with ID {organization_id}')

@@ -93,7 +93,10 @@ def history_command(organization: str, identifier: str, as_json: bool) -> None:
 
 def print_difference(before: str, after: str) -> None:
     """Print the members that a change removed and added."""
-    old, new = MEMBERS.decode(before), MEMBERS.decode(after)
+    try:
+        old, new = MEMBERS.decode(before), MEMBERS.decode(after)
+    except RecursionError:
+        return  # The nesting is too deep. The metadata is printed completely.
     for sign, color, members, others in (
         ("-", "red", old, new),
         ("+", "green", new, old),

@@ -1,7 +1,6 @@
 """The database schema: ``flask init-db``."""
 
-import click
-
+from bulk_metadata.commands.output import report
 from bulk_metadata.commands.transaction import blueprint, change_schema
 from bulk_metadata.db.schema import apply_schema
 
@@ -11,7 +10,5 @@ def init_db_command() -> None:
     """Create or upgrade the tables and the role of the service."""
     schema = change_schema(apply_schema)
     for warning in schema.warnings:
-        click.echo(warning, err=True)
-    click.echo(
-        f'The database "{schema.database}" is ready (PostgreSQL {schema.server}).'
-    )
+        report(warning, err=True)
+    report(f'The database "{schema.database}" is ready (PostgreSQL {schema.server}).')

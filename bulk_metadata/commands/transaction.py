@@ -8,6 +8,7 @@ from typing import TypeVar
 import click
 from flask import Blueprint, current_app
 
+from bulk_metadata.commands.output import Command
 from bulk_metadata.db.transaction import (
     ConflictError,
     Cursor,
@@ -18,6 +19,7 @@ from bulk_metadata.db.transaction import (
 Result = TypeVar("Result")
 
 blueprint = Blueprint("commands", __name__, cli_group=None)
+blueprint.cli.command_class = Command
 
 ATTEMPTS = 3
 # Seconds between attempts. Requests that queued behind the first one complete.

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import click
 
+from bulk_metadata.commands.output import confirm, progress_bar, report
 from bulk_metadata.commands.transaction import blueprint, session
 from bulk_metadata.core.json_text import Struct, encode
 from bulk_metadata.core.text import counted, printable
@@ -80,18 +81,18 @@ def undo_command(
             target = Target(organization_id, request_id, key, start)
             undo = Undo(cursor, target, force=force)
             if not (dry_run or yes):
-                confirm(run(undo, Result("", 0, [], dry_run=True)))
+                confirm_undo(run(undo, Result("", 0, [], dry_run=True)))
             run(undo, result)
-    except (click.ClickException, KeyboardInterrupt) as error:
+    except (click.ClickException, KeyboardInterrupt, OSError) as error:
         if dry_run or not result.restored:
             raise
-        click.echo(
+        report(
             f"Error: {str(error) or 'Interrupted.'} The undo is incomplete: "
             f"{counted(result.restored, 'device')} restored. Repeat the command.",
             err=True,
         )
         sys.exit(INCOMPLETE)
-    click.echo(encode(result) if as_json else summary(result))
+    report(encode(result) if as_json else summary(result))
     if not result.restored:
         # A resumed undo was complete already.
         sys.exit(int(bool(result.skipped) or not undo.is_resumed))
@@ -102,11 +103,9 @@ def undo_command(
 def run(undo: Undo, result: Result) -> Result:
     """Run all steps and add their results to ``result``."""
     result.undo_request_id = undo.request_id
-    with click.progressbar(
+    with progress_bar(
         range(1, undo.devices + 1, STEP),
         label="Checking" if result.dry_run else "Restoring",
-        file=sys.stderr,
-        hidden=not sys.stderr.isatty(),
     ) as positions:
         for position in positions:
             step = undo.step(position, dry_run=result.dry_run)
@@ -117,7 +116,7 @@ def run(undo: Undo, result: Result) -> Result:
     return result
 
 
-def confirm(result: Result) -> None:
+def confirm_undo(result: Result) -> None:
     """Ask whether to continue, unless no device can be restored."""
     if result.restored:
         click.echo(summary(result, MAX_LISTED), err=True)
@@ -126,7 +125,7 @@ def confirm(result: Result) -> None:
             "the metadata again.",
             err=True,
         )
-        click.confirm("Continue?", abort=True, err=True)
+        confirm("Continue?", err=True)
 
 
 def summary(result: Result, max_listed: int | None = None) -> str:

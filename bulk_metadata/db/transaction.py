@@ -105,14 +105,16 @@ def transaction(config: Config, *, index_plans: bool = False) -> Iterator[Cursor
         connection.close()
 
 
-CHECK_SPAN = "SELECT now() + %(span)s::interval > now(), now() - %(span)s::interval"
+CHECK_SPAN = """
+SELECT now() + %(span)s::interval > now() AND now() - %(span)s::interval < now()
+"""
 
 
 def check_span(cursor: Cursor, option: str, span: str) -> None:
     """Raise OperatorError if ``span`` is not a positive PostgreSQL interval."""
     try:
         cursor.execute(CHECK_SPAN, {"span": span})
-        [[is_positive, _]] = cursor.fetchall()
+        [[is_positive]] = cursor.fetchall()
     except DataError:
         is_positive = False
     # PostgreSQL reads a number without a unit as seconds, which is rarely intended.

@@ -38,10 +38,12 @@ class Entry(Struct, rename="camel", kw_only=True, omit_defaults=True):
     exception: str = ""
 
 
-def set_up(stream: TextIO = sys.stdout) -> None:
+def set_up(stream: TextIO | None = sys.stdout) -> None:
     """Write the access log to ``stream``, as text if it is a terminal."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
+    handler: logging.Handler = logging.NullHandler()
+    if stream is not None:  # Python sets it to None if standard output is closed.
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     # The handlers of the root logger write other messages.

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -11,6 +14,7 @@ from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.db.history.settings import disable_history, enable_history
 from tests.conftest import Post, connect
+from tests.support.service import ROOT
 
 Flask = Callable[..., Result]
 
@@ -23,6 +27,36 @@ def runner(config: Config, url: str) -> Flask:
         return cli.invoke(args=arguments, input=input)
 
     return flask
+
+
+def run_flask(
+    owner_url: str,
+    *arguments: str,
+    stdin: str = "",
+    redirect: str = "",
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in its own process, with the redirections of a shell."""
+    return subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'exec "$@" {redirect}',
+            "bash",
+            sys.executable,
+            "-m",
+            "flask",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": owner_url},
+        input=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        timeout=60,
+        text=True,
+    )
 
 
 @pytest.fixture

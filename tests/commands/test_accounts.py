@@ -103,6 +103,8 @@ def test_created_key_works(
 
 
 def test_created_key_expires(flask: Flask, acme: Organization, cursor: Cursor) -> None:
+    long = flask("create-key", "Acme", "--name", "long", "--expires-in", "3000 years")
+    assert re.search(r", which expires [5-9]\d{3}-", long.output)
     result = flask("create-key", "Acme", "--expires-in", "90 days")
     assert re.search(rf", which expires {DATE}\. It is not ", result.output)
     cursor.execute(

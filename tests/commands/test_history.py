@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from psycopg2.errors import InsufficientPrivilege
@@ -57,6 +58,8 @@ def test_retention_time_changes(flask: Flask, enabled: str) -> None:
         again.output,
     )
     assert "for 12:00:00." in flask("enable-history").output
+    assert "for 3000 years." in flask("enable-history", "--keep", "3000 years").output
+    assert flask("prune-history").exit_code == 0
     result = flask("enable-history", "--keep", "12")
     assert result.exit_code == 1
     assert result.output == (
@@ -248,3 +251,20 @@ def test_history_of_unknown_device_is_reported(
     result = flask("history", "Acme", "A")
     assert result.exit_code == 1
     assert result.output == 'Error: The device "A" does not exist.\n'
+
+
+def test_deeply_nested_metadata_is_printed(
+    flask: Flask, acme: Organization, history: Cursor, tmp_path: Path
+) -> None:
+    deep = '{"a": ' * 1500 + "1" + "}" * 1500
+    acme.insert("A", metadata={"v": 0})
+    history.execute("UPDATE devices SET device_metadata = %s", (deep,))
+    history.execute("UPDATE devices SET device_metadata = '{\"v\": 1}'")
+    output = flask("history", "Acme", "A").output
+    assert f"\nPrevious metadata: {deep}\n" in output
+    history.execute("UPDATE devices SET device_metadata = %s", (deep,))
+    path = tmp_path / "fleet.csv"
+    path.write_text("identifier,v\nA,1\n")
+    result = flask("diff-devices", "Acme", str(path), "--json")
+    assert result.exit_code == 2
+    assert f'"changed":{{"":{{"old":{deep},"new":{{"v": "1"}}}}}}' in result.output

@@ -3,8 +3,6 @@
 import json
 import os
 import pty
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,9 +14,8 @@ from click.testing import Result
 from psycopg2.extensions import make_dsn
 
 from bulk_metadata.config import Config
-from tests.commands.conftest import Flask, runner
+from tests.commands.conftest import Flask, run_flask, runner
 from tests.conftest import Organization
-from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 
 Import = Callable[..., Result]
@@ -225,34 +222,6 @@ def test_wrong_arguments_are_named(
     result = flask("import-devices", "Globex", str(tmp_path / "d.csv"))
     assert result.exit_code == 1
     assert 'The organization "Globex" does not exist.' in result.output
-
-
-def run_flask(
-    owner_url: str,
-    *arguments: str,
-    stdin: str = "",
-    redirect: str = "",
-    stderr: int = subprocess.PIPE,
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            "bash",
-            "-c",
-            f'exec "$@" {redirect}',
-            "bash",
-            sys.executable,
-            "-m",
-            "flask",
-            *arguments,
-        ],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": owner_url},
-        input=stdin,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        timeout=60,
-        text=True,
-    )
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,8 @@ def test_deleted_device_is_skipped(
     acme.cursor.execute("DELETE FROM devices WHERE id = %s", (deleted,))
     acme.insert("A", metadata={"v": 5})
     assert undo(flask, "--request", "one") == (3, 1, {f"ID {deleted}": None})
+    output = flask("undo", "Acme", "--request", "one", "--dry-run").output
+    assert "the device is no longer in the organization\n" in output
     assert values(acme) == "500"
 
 

@@ -134,7 +134,8 @@ class Undo:
             if change is None:
                 continue  # It is restored already.
             if identifier is None:
-                skipped.append(Skipped(f"ID {device_id}", "the device was deleted"))
+                reason = "the device is no longer in the organization"
+                skipped.append(Skipped(f"ID {device_id}", reason))
             elif changed_by and not self._force:
                 skipped.append(_changed(identifier, changed_by))
             else:

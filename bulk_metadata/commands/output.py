@@ -1,0 +1,60 @@
+"""The standard streams of the commands, which may be closed or fail."""
+
+import sys
+from typing import Any, NoReturn, TextIO
+
+import click
+
+
+class Command(click.Command):
+    """A command that reports a failed write to standard output without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click exits without a message, for example after "| head".
+        except OSError as error:
+            fail(error)
+
+
+def fail(error: OSError, consequence: str = "") -> NoReturn:
+    """Raise click.ClickException for an error of standard output."""
+    # Otherwise Python writes the buffered text again when it exits.
+    sys.stdout = None
+    reason = f"Cannot write to standard output: {error.strerror or error}"
+    raise click.ClickException(reason + consequence) from None
+
+
+def standard_output() -> TextIO:
+    """Return standard output. Raises OSError if it is closed."""
+    if sys.stdout is None:
+        raise OSError("it is closed")
+    return sys.stdout
+
+
+def report(message: str | bytes, *, err: bool = False) -> None:
+    """Print the result of a change. If this fails, the exit code still reports it."""
+    try:
+        click.echo(message, err=err)
+    except OSError:
+        setattr(sys, "stderr" if err else "stdout", None)
+
+
+def progress_bar(values: Any = None, **options: Any) -> Any:
+    """Return a progress bar on standard error, which is hidden unless it is a
+    terminal."""
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    return click.progressbar(values, file=sys.stderr, hidden=not is_terminal, **options)
+
+
+def confirm(question: str, *, err: bool = False) -> None:
+    """Ask for confirmation. Raises click.Abort unless the answer is yes, and
+    click.ClickException if a standard stream is closed."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        raise click.ClickException(
+            "Cannot ask for confirmation because a standard stream is closed. Use "
+            "--yes."
+        )
+    click.confirm(question, abort=True, err=err)
