@@ -1,6 +1,7 @@
 """Output: secrets, broken streams, API key files, and the JSON summary."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -212,7 +213,7 @@ def test_check_needs_no_key_and_no_url(tmp_path: Path) -> None:
         return subprocess.run(
             [sys.executable, "-m", "bulk_metadata.client", "check", *options],
             cwd=tmp_path,
-            env={"PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             timeout=60,
