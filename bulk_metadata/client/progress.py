@@ -58,10 +58,6 @@ class Output:
     def flush(self) -> None:
         """Do nothing."""
 
-    def fileno(self) -> int:
-        """Return the file descriptor."""
-        return self._descriptor
-
     def isatty(self) -> bool:
         """Return whether the stream is a terminal."""
         return os.isatty(self._descriptor)

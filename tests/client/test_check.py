@@ -12,7 +12,7 @@ import pytest
 
 from bulk_metadata.client.journal import Journal
 from bulk_metadata.client.progress import Display
-from bulk_metadata.client.push import check
+from bulk_metadata.client.push import InvalidFileError, check
 from bulk_metadata.client.signals import StoppedError
 from bulk_metadata.files import Options
 from bulk_metadata.files.reader import DeviceFile
@@ -250,4 +250,17 @@ def test_stopped_check_lists_no_devices(tmp_path: Path) -> None:
             check(file, file.read(), journal, Display("fleet.ndjson"), stop)
     assert not journal.is_checked
     assert journal.counts() == {}
+    journal.close(delete=True)
+
+
+def test_file_changed_during_check_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.ndjson"
+    path.write_bytes(FLEET)
+    journal = Journal(tmp_path / "journal", {}, resume=False)
+    with Source(str(path)) as source:
+        file = DeviceFile(source, Options())
+        chunks = file.read()
+        path.write_bytes(FLEET + b"\n")
+        with pytest.raises(InvalidFileError, match="^the file changed while it was"):
+            check(file, chunks, journal, Display("fleet.ndjson"), threading.Event())
     journal.close(delete=True)

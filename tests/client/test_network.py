@@ -311,6 +311,27 @@ def test_connect_contains_no_api_key(pusher: Client, reply: bytes, reason: str) 
     assert pusher.key.encode() not in heads[0]
 
 
+def test_proxy_that_resets_connection_is_diagnosed(pusher: Client) -> None:
+    """A proxy that rejects a request resets the connection while the body is sent."""
+    replies = iter([b"", b"HTTP/1.1 407 Login\r\nContent-Length: 0\r\n\r\n"])
+
+    def serve(listener: socket.socket) -> None:
+        for reply in replies:
+            client, _ = listener.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        spawn(serve, listener)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        pusher.url = "http://service.example"
+        pusher.variables = {"http_proxy": f"http://{address}"}
+        done = pusher.push("--attempts=1")
+    assert done.code == 1
+    assert f"The proxy {address} requires another user or password" in done.err
+
+
 @pytest.mark.parametrize(
     ("no_proxy", "url", "is_used"),
     [

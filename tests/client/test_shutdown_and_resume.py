@@ -17,6 +17,7 @@ from bulk_metadata.client.connection import TlsFiles
 from bulk_metadata.client.progress import Display
 from bulk_metadata.client.push import Settings, push
 from bulk_metadata.client.report import Statistics, Summary
+from bulk_metadata.client.signals import StoppedError
 from bulk_metadata.client.transport import endpoint
 from bulk_metadata.core.limits import DEFAULT_MAX_BODY_BYTES
 from bulk_metadata.files import Options
@@ -225,22 +226,11 @@ def test_late_signal_keeps_exit_code(
     assert summary.exit_code == code
 
 
-def test_internal_error_keeps_results_of_requests_in_flight(
-    pusher: Client, proxy: FaultProxy, acme: Organization
-) -> None:
+def push_in_process(pusher: Client, summary: Summary, display: Display) -> None:
+    """Push two chunks of devices in this process, without a check."""
     lines = [*map(str, range(CHUNK_DEVICES)), "not JSON"]
     lines[:10] = ndjson(DEVICES.items()).splitlines()
     (pusher.folder / "fleet.ndjson").write_text("\n".join(lines))
-
-    class Broken(Display):
-        """Fails at the second chunk of the file, when the first request was sent."""
-
-        def problem(self, problem: Problem) -> None:
-            if problem.number > CHUNK_DEVICES:
-                wait_until(lambda: proxy.requests)
-                raise ZeroDivisionError
-
-    display, stop = Broken("fleet.ndjson"), threading.Event()
     settings = Settings(
         endpoint(pusher.url),
         pusher.key,
@@ -255,16 +245,62 @@ def test_internal_error_keeps_results_of_requests_in_flight(
         concurrency=1,
         attempts=1,
     )
-    summary = Summary(statistics=display.statistics)
+    stop = threading.Event()
+    if isinstance(display, Stopping):
+        stop.set()
+    summary.statistics = display.statistics
     with Source(str(pusher.folder / "fleet.ndjson")) as source:
-        file = DeviceFile(source, Options())
-        with pytest.raises(ZeroDivisionError):
-            push(file, settings, summary, display, stop)
+        push(DeviceFile(source, Options()), settings, summary, display, stop)
+
+
+class Stopping(Display):
+    """The display of a run that is stopped while it reads the file."""
+
+
+def test_internal_error_keeps_results_of_requests_in_flight(
+    pusher: Client, proxy: FaultProxy, acme: Organization
+) -> None:
+    class Broken(Display):
+        """Fails at the second chunk of the file, when the first request was sent."""
+
+        def problem(self, problem: Problem) -> None:
+            if problem.number > CHUNK_DEVICES:
+                wait_until(lambda: proxy.requests)
+                raise ZeroDivisionError
+
+    summary = Summary()
+    with pytest.raises(ZeroDivisionError):
+        push_in_process(pusher, summary, Broken("fleet.ndjson"))
     updated = [each for each in acme.metadata().values() if each]
     assert updated
     assert summary.statistics.statuses["updated"] == len(updated)
     assert summary.journal == pusher.journal
     assert summary.request_id
+
+
+def test_signal_while_reading_stops_before_sending(
+    pusher: Client, proxy: FaultProxy
+) -> None:
+    with pytest.raises(StoppedError):
+        push_in_process(pusher, Summary(), Stopping("fleet.ndjson"))
+    assert not proxy.requests
+    assert not pusher.journal.exists()
+
+
+def test_rest_of_changed_file_is_not_sent(pusher: Client, proxy: FaultProxy) -> None:
+    class Changing(Display):
+        """Changes the file at the first problem, which is in the first chunk."""
+
+        def problem(self, problem: Problem) -> None:
+            with (pusher.folder / "fleet.ndjson").open("a") as file:
+                file.write("\n")
+
+    summary = Summary()
+    push_in_process(pusher, summary, Changing("fleet.ndjson"))
+    assert (
+        summary.failure
+        == "the file changed while it was read, so the rest was not sent"
+    )
 
 
 def test_new_run_replaces_results(pusher: Client, acme: Organization) -> None:

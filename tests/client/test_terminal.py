@@ -118,6 +118,14 @@ def test_api_key_prompt_hides_input(show: Show, pusher: Client) -> None:
     assert key not in terminal.written
 
 
+def test_ctrl_c_at_prompt_exits(show: Show, pusher: Client) -> None:
+    pusher.key = ""
+    with show() as terminal:
+        terminal.wait_for("API key: ")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 130
+
+
 def test_quiet_prints_nothing(show: Show) -> None:
     with show("--quiet") as terminal:
         assert terminal.end() == 3
