@@ -226,7 +226,9 @@ def test_late_signal_keeps_exit_code(
     assert summary.exit_code == code
 
 
-def push_in_process(pusher: Client, summary: Summary, display: Display) -> None:
+def push_in_process(
+    pusher: Client, summary: Summary, display: Display, stop: threading.Event
+) -> None:
     """Push two chunks of devices in this process, without a check."""
     lines = [*map(str, range(CHUNK_DEVICES)), "not JSON"]
     lines[:10] = ndjson(DEVICES.items()).splitlines()
@@ -245,16 +247,9 @@ def push_in_process(pusher: Client, summary: Summary, display: Display) -> None:
         concurrency=1,
         attempts=1,
     )
-    stop = threading.Event()
-    if isinstance(display, Stopping):
-        stop.set()
     summary.statistics = display.statistics
     with Source(str(pusher.folder / "fleet.ndjson")) as source:
         push(DeviceFile(source, Options()), settings, summary, display, stop)
-
-
-class Stopping(Display):
-    """The display of a run that is stopped while it reads the file."""
 
 
 def test_internal_error_keeps_results_of_requests_in_flight(
@@ -270,7 +265,7 @@ def test_internal_error_keeps_results_of_requests_in_flight(
 
     summary = Summary()
     with pytest.raises(ZeroDivisionError):
-        push_in_process(pusher, summary, Broken("fleet.ndjson"))
+        push_in_process(pusher, summary, Broken("fleet.ndjson"), threading.Event())
     updated = [each for each in acme.metadata().values() if each]
     assert updated
     assert summary.statistics.statuses["updated"] == len(updated)
@@ -281,8 +276,10 @@ def test_internal_error_keeps_results_of_requests_in_flight(
 def test_signal_while_reading_stops_before_sending(
     pusher: Client, proxy: FaultProxy
 ) -> None:
+    stop = threading.Event()
+    stop.set()
     with pytest.raises(StoppedError):
-        push_in_process(pusher, Summary(), Stopping("fleet.ndjson"))
+        push_in_process(pusher, Summary(), Display("fleet.ndjson"), stop)
     assert not proxy.requests
     assert not pusher.journal.exists()
 
@@ -296,7 +293,7 @@ def test_rest_of_changed_file_is_not_sent(pusher: Client, proxy: FaultProxy) -> 
                 file.write("\n")
 
     summary = Summary()
-    push_in_process(pusher, summary, Changing("fleet.ndjson"))
+    push_in_process(pusher, summary, Changing("fleet.ndjson"), threading.Event())
     assert (
         summary.failure
         == "the file changed while it was read, so the rest was not sent"
