@@ -83,6 +83,7 @@ def undo_command(
             if not (dry_run or yes):
                 confirm_undo(run(undo, Result("", 0, [], dry_run=True)))
             run(undo, result)
+            undo.release()
     except (click.ClickException, KeyboardInterrupt, OSError) as error:
         if dry_run or not result.restored:
             raise

@@ -35,9 +35,13 @@ IS_TARGET = """
 LOCK_TARGET = "SELECT pg_try_advisory_lock(hashtextextended(%(target)s, 1651862635))"
 
 
+# PostgreSQL may notice a closed connection after the next command has started.
+UNLOCK_TARGET = "SELECT pg_advisory_unlock_all()"
+
+
 def lock_target(cursor: Cursor, target: Target) -> None:
-    """Lock the target until the connection is closed. Raises OperatorError if another
-    undo has locked it."""
+    """Lock the target until UNLOCK_TARGET is executed or the connection is closed.
+    Raises OperatorError if another undo has locked it."""
     cursor.execute(LOCK_TARGET, target.values())
     if cursor.fetchall() == [(False,)]:
         raise OperatorError("Another undo of these requests is running.")

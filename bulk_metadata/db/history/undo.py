@@ -10,6 +10,7 @@ from psycopg2.extensions import cursor as Cursor
 from bulk_metadata.core.json_text import Struct, encode
 from bulk_metadata.db.history.restore_point import Change, find_restore_point
 from bulk_metadata.db.history.target import (
+    UNLOCK_TARGET,
     Target,
     create_devices,
     lock_target,
@@ -118,6 +119,10 @@ class Undo:
         """Mark the undo as complete, so that it is not resumed."""
         self._cursor.execute(FINISH, self._values)
         self._cursor.connection.commit()
+
+    def release(self) -> None:
+        """Let another undo of the same requests start."""
+        self._cursor.execute(UNLOCK_TARGET)
 
     def _plan(self, position: int, *, dry_run: bool) -> Step:
         restored: dict[str, int] = {}
