@@ -145,16 +145,13 @@ class LimitedConnection(HTTPConnection):
         try:
             super().request(*arguments, **options)
         except ssl.SSLError as error:
-            raise self._alert() or error from None
-
-    def _alert(self) -> OSError | None:
-        """Return the alert that the server may have sent before it disconnected. It
-        states the reason."""
-        try:
-            self.sock.recv(1)
-        except OSError as alert:
-            return alert
-        return None
+            # The server disconnected. It may have sent an alert that states the reason.
+            failure: OSError = error
+            try:
+                self.sock.recv(1)
+            except OSError as alert:
+                failure = alert
+            raise failure from None
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3
         """Return the complete response. Raises TimeoutError."""
