@@ -16,9 +16,9 @@ from bulk_metadata.db.history.settings import (
 from bulk_metadata.db.transaction import Cursor, check_span
 
 COST = (
-    "Cost: 1,000 devices take about 1.2 times as long, one device about 0.1 ms more. "
+    "Cost: 1,000 devices take about 1.3 times as long, one device about 0.1 ms more. "
     "The history needs about 140 bytes and the size of the previous metadata for each "
-    "device, and 270 bytes for each request."
+    "device, and 300 bytes for each request."
 )
 
 

@@ -2,12 +2,17 @@
 
 import click
 
+from bulk_metadata.commands.output import progress_bar
 from bulk_metadata.commands.transaction import blueprint, session
 from bulk_metadata.core.json_text import MEMBERS, JsonText, encode
 from bulk_metadata.core.text import printable
 from bulk_metadata.db.accounts import find_organization
 from bulk_metadata.db.history.settings import select_history
-from bulk_metadata.db.history.versions import list_requests, select_versions
+from bulk_metadata.db.history.versions import (
+    select_request,
+    select_versions,
+    select_writers,
+)
 from bulk_metadata.db.transaction import past_time
 
 
@@ -37,7 +42,9 @@ def list_requests_command(
         history = select_history(cursor)
         organization_id = find_organization(cursor, organization)
         start = None if since is None else past_time(cursor, "--since", since)
-        requests = list_requests(cursor, organization_id, start, limit)
+        writers = select_writers(cursor, organization_id, start, limit)
+        with progress_bar(writers, label="Counting devices") as bar:
+            requests = [select_request(cursor, organization_id, *row) for row in bar]
     if as_json:
         click.echo(encode(requests))
         return

@@ -17,7 +17,11 @@ from bulk_metadata.db.connection import connect_service
 from bulk_metadata.db.history.settings import disable_history, enable_history
 from bulk_metadata.db.history.target import Target
 from bulk_metadata.db.history.undo import Undo
-from bulk_metadata.db.history.versions import list_requests, select_versions
+from bulk_metadata.db.history.versions import (
+    select_request,
+    select_versions,
+    select_writers,
+)
 from bulk_metadata.db.queries import dry_run_update, update_metadata
 from bulk_metadata.db.transaction import transaction
 from tests.conftest import Organization, connect
@@ -97,7 +101,10 @@ class World:
                 (organization.id,),
             )
             assert dict(self.owner.fetchall()) == model.last_writers
-            requests = list_requests(self.owner, organization.id, None, 100)
+            requests = [
+                select_request(self.owner, organization.id, *writer)
+                for writer in select_writers(self.owner, organization.id, None, 100)
+            ]
             counts = [
                 (each.request_id, each.devices, each.current) for each in requests
             ]

@@ -21,6 +21,8 @@ CREATE TABLE history_requests (
     request_id      text,
     key_id          uuid,
     devices         integer     NOT NULL,
+    -- NULL for programs other than the service, which may change a whole fleet at once.
+    device_ids      uuid[],
     PRIMARY KEY (organization_id, change_id)
 );
 CREATE INDEX ON history_requests (organization_id, request_id);
@@ -95,7 +97,7 @@ BEGIN
                FROM old_rows;
         INSERT INTO history_requests
              SELECT organization_id, change, clock_timestamp(), writer.request_id,
-                    writer.key_id, count(*)
+                    writer.key_id, count(*), array_agg(id)
                FROM old_rows
            GROUP BY organization_id;
     ELSE

@@ -50,14 +50,18 @@ SET_START = """
                            THEN now() - keep
                            ELSE greatest(starts_at, %(dropped_to)s)
                        END
-RETURNING starts_at
+RETURNING starts_at, starts_at = now() - keep
 """
 
+# Reads all versions.
 DELETE_VERSIONS = """
 DELETE FROM history_versions
       WHERE change_id <= (SELECT max(change_id)
                             FROM history_requests
-                           WHERE changed_at < %(starts_at)s);
+                           WHERE changed_at < %(starts_at)s)
+"""
+
+DELETE_REQUESTS = """
 WITH deleted AS (
      DELETE FROM history_requests
            WHERE changed_at < %(starts_at)s
@@ -79,7 +83,10 @@ def delete_expired(cursor: Cursor) -> int:
         else:
             cursor.execute(f"ALTER TABLE {name} VALIDATE CONSTRAINT last_change")
     cursor.execute(SET_START, {"dropped_to": dropped_to})
-    [[starts_at]] = cursor.fetchall()
-    cursor.execute(DELETE_VERSIONS, {"starts_at": starts_at})
+    [[starts_at, is_within_partition]] = cursor.fetchall()
+    values = {"starts_at": starts_at}
+    if is_within_partition:
+        cursor.execute(DELETE_VERSIONS, values)
+    cursor.execute(DELETE_REQUESTS, values)
     [[versions]] = cursor.fetchall()
     return int(versions)

@@ -15,8 +15,7 @@ HISTORY_FILE = Path(__file__).with_name("history.sql")
 CREATE_CURRENT = """
 CREATE TABLE history_versions_current () INHERITS (history_versions);
 REVOKE ALL ON history_versions_current FROM PUBLIC, bulk_metadata_service;
-CREATE INDEX ON history_versions_current (change_id);
-CREATE INDEX ON history_versions_current (device_id, change_id);
+CREATE INDEX ON history_versions_current USING hash (device_id);
 ALTER TABLE history_versions_current
       ALTER COLUMN organization_id SET STATISTICS 0,
       ALTER COLUMN device_id SET STATISTICS 0,

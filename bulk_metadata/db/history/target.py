@@ -73,8 +73,6 @@ def select_first_change(cursor: Cursor, target: Target) -> int:
     return int(first_change)
 
 
-# OFFSET 0 keeps the order of the joins. Without statistics, the planner chooses a
-# slower one.
 CREATE_DEVICES = f"""
 CREATE TEMPORARY TABLE undo_devices (
     position  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -82,14 +80,8 @@ CREATE TEMPORARY TABLE undo_devices (
 );
 INSERT INTO undo_devices (device_id)
   SELECT device_id
-    FROM (SELECT DISTINCT device_id
+    FROM (SELECT DISTINCT unnest(device_ids) AS device_id
             FROM history_requests AS request
-           CROSS JOIN LATERAL (
-                 SELECT device_id
-                   FROM history_versions
-                  WHERE change_id = request.change_id
-                    AND organization_id = %(organization_id)s
-                 OFFSET 0) AS version
            WHERE organization_id = %(organization_id)s
              AND {IS_TARGET}) AS changed
     LEFT JOIN devices
@@ -106,26 +98,31 @@ def create_devices(cursor: Cursor, target: Target) -> int:
     return cursor.rowcount
 
 
+SELECT_IDS = """
+SELECT array_agg(device_id ORDER BY position)
+  FROM undo_devices
+ WHERE position >= %(start)s AND position < %(stop)s
+"""
+
 # Locks in the order of the service, by identifier.
 SELECT_DEVICES = """
-SELECT devices.id::text, identifier
-  FROM undo_devices
-  JOIN devices
-    ON devices.organization_id = %(organization_id)s
-   AND devices.id = device_id
- WHERE position >= %(start)s AND position < %(stop)s
+SELECT id::text, identifier
+  FROM devices
+ WHERE organization_id = %(organization_id)s
+   AND id = ANY (%(device_ids)s::uuid[])
  ORDER BY identifier
 """
-LOCK_DEVICES = f"{SELECT_DEVICES} FOR NO KEY UPDATE OF devices"
+LOCK_DEVICES = f"{SELECT_DEVICES} FOR NO KEY UPDATE"
 
+# OFFSET 0 keeps the order of the joins. Without statistics, the planner chooses a
+# slower one.
 SELECT_CHANGES = f"""
-SELECT undo_devices.device_id::text, version.change_id, restores, request_id,
-       {IS_TARGET}
-  FROM undo_devices
+SELECT device.id::text, version.change_id, restores, request_id, {IS_TARGET}
+  FROM unnest(%(device_ids)s::uuid[]) WITH ORDINALITY AS device (id, position)
  CROSS JOIN LATERAL (
        SELECT change_id, restores
          FROM history_versions
-        WHERE device_id = undo_devices.device_id
+        WHERE device_id = device.id
           AND organization_id = %(organization_id)s
           AND change_id >= %(first_change)s
        OFFSET 0) AS version
@@ -135,7 +132,6 @@ SELECT undo_devices.device_id::text, version.change_id, restores, request_id,
         WHERE organization_id = %(organization_id)s
           AND change_id = version.change_id
        OFFSET 0) AS request
- WHERE position >= %(start)s AND position < %(stop)s
  ORDER BY position, version.change_id
 """  # noqa: S608
 
@@ -150,11 +146,12 @@ def select_changes(
 ) -> Iterator[tuple[str, str | None, list[Change]]]:
     """Yield the ID, the identifier and the changes, oldest first, of the devices at
     these positions. The identifier of a deleted device is None."""
+    cursor.execute(SELECT_IDS, {"start": positions.start, "stop": positions.stop})
+    [[device_ids]] = cursor.fetchall()
     values = {
         **target.values(),
         "first_change": first_change,
-        "start": positions.start,
-        "stop": positions.stop,
+        "device_ids": device_ids,
     }
     cursor.execute(LOCK_DEVICES if lock else SELECT_DEVICES, values)
     identifiers = dict(cursor.fetchall())

@@ -22,10 +22,8 @@ class Request(Struct, rename="camel"):
     current: int
 
 
-# newest: one request after the other, from the last change backwards.
-# changed: the devices of a request.
-# same_state: their last changes, and the earlier changes whose results these restored.
-LIST_REQUESTS = """
+# One request after the other, from the last change backwards.
+SELECT_WRITERS = """
 WITH RECURSIVE newest AS (
     SELECT NULL::bigint AS change_id, NULL AS request_id, NULL::uuid AS key_id,
            '{}'::text[] AS found
@@ -44,69 +42,105 @@ WITH RECURSIVE newest AS (
          ORDER BY change_id DESC
             LIMIT 1) AS next
      WHERE cardinality(found) < %(limit)s)
-SELECT newest.request_id, newest.key_id::text, api_keys.name, first_at, last_at,
-       devices, current
-  FROM newest
- CROSS JOIN LATERAL (
-       WITH RECURSIVE request AS (
-           SELECT change_id, changed_at
-             FROM history_requests
-            WHERE organization_id = %(organization_id)s
-              AND request_id = newest.request_id
-              AND key_id IS NOT DISTINCT FROM newest.key_id),
-       changed AS (
-           SELECT DISTINCT device_id
-             FROM request
-            CROSS JOIN LATERAL (
-                  SELECT device_id
-                    FROM history_versions
-                   WHERE change_id = request.change_id
-                     AND organization_id = %(organization_id)s
-                  OFFSET 0) AS version),
-       same_state AS (
-           SELECT device_id, last.*
-             FROM changed
-             JOIN devices
-               ON devices.organization_id = %(organization_id)s
-              AND devices.id = device_id
-            CROSS JOIN LATERAL (
-                  SELECT change_id, restores
-                    FROM history_versions
-                   WHERE device_id = changed.device_id
-                     AND organization_id = %(organization_id)s
-                ORDER BY change_id DESC
-                   LIMIT 1) AS last
-            UNION ALL
-           SELECT device_id, previous.*
-             FROM same_state
-            CROSS JOIN LATERAL (
-                  SELECT change_id, restores
-                    FROM history_versions
-                   WHERE device_id = same_state.device_id
-                     AND organization_id = %(organization_id)s
-                     AND change_id < same_state.restores
-                ORDER BY change_id DESC
-                   LIMIT 1) AS previous)
-       SELECT (SELECT min(changed_at) FROM request) AS first_at,
-              (SELECT max(changed_at) FROM request) AS last_at,
-              (SELECT count(*) FROM changed) AS devices,
-              (SELECT count(DISTINCT device_id)
-                 FROM same_state
-                WHERE change_id IN (SELECT change_id FROM request)) AS current
-       ) AS counts
-  LEFT JOIN api_keys ON api_keys.id = newest.key_id
- WHERE newest.change_id IS NOT NULL
- ORDER BY newest.change_id DESC
+  SELECT request_id, key_id::text
+    FROM newest
+   WHERE change_id IS NOT NULL
+ORDER BY change_id DESC
 """
 
 
-def list_requests(
+def select_writers(
     cursor: Cursor, organization_id: str, since: str | None, limit: int
-) -> list[Request]:
-    """Return the requests that replaced metadata, newest first."""
+) -> list[tuple[str, str | None]]:
+    """Return the request IDs and API key IDs of the requests that replaced metadata,
+    newest first."""
     values = {"organization_id": organization_id, "since": since, "limit": limit}
-    cursor.execute(LIST_REQUESTS, values)
-    return [Request(*row) for row in cursor.fetchall()]
+    cursor.execute(SELECT_WRITERS, values)
+    return cursor.fetchall()
+
+
+# changed: the devices of the request.
+# present: those that still exist.
+# same_state: the last changes of devices that an undo restored, and the earlier changes
+# whose results these restored.
+# OFFSET 0 keeps the order of the joins.
+SELECT_REQUEST = """
+WITH RECURSIVE request AS (
+    SELECT changed_at, device_ids
+      FROM history_requests
+     WHERE organization_id = %(organization_id)s
+       AND request_id = %(request_id)s
+       AND key_id IS NOT DISTINCT FROM %(key_id)s::uuid),
+changed AS (
+    SELECT DISTINCT unnest(device_ids) AS device_id
+      FROM request),
+present AS (
+    SELECT device_id,
+           request_id = %(request_id)s
+           AND key_id IS NOT DISTINCT FROM %(key_id)s::uuid AS is_current,
+           request_id IS NOT NULL AND key_id IS NULL AS is_restored
+      FROM changed
+      JOIN devices
+        ON devices.organization_id = %(organization_id)s
+       AND devices.id = device_id),
+same_state AS (
+    SELECT device_id, last.*
+      FROM present
+     CROSS JOIN LATERAL (
+           SELECT change_id, restores
+             FROM history_versions
+            WHERE device_id = present.device_id
+              AND organization_id = %(organization_id)s
+         ORDER BY change_id DESC
+            LIMIT 1) AS last
+     WHERE is_restored
+       AND NOT is_current
+     UNION ALL
+    SELECT device_id, previous.*
+      FROM same_state
+     CROSS JOIN LATERAL (
+           SELECT change_id, restores
+             FROM history_versions
+            WHERE device_id = same_state.device_id
+              AND organization_id = %(organization_id)s
+              AND change_id < same_state.restores
+         ORDER BY change_id DESC
+            LIMIT 1) AS previous)
+SELECT (SELECT min(changed_at) FROM request),
+       (SELECT max(changed_at) FROM request),
+       (SELECT count(*) FROM changed),
+       (SELECT count(*)
+          FROM present
+         WHERE is_current)
+       + (SELECT count(DISTINCT device_id)
+            FROM same_state
+           CROSS JOIN LATERAL (
+                 SELECT request_id, key_id
+                   FROM history_requests
+                  WHERE organization_id = %(organization_id)s
+                    AND change_id = same_state.change_id
+                 OFFSET 0) AS writer
+           WHERE request_id = %(request_id)s
+             AND key_id IS NOT DISTINCT FROM %(key_id)s::uuid)
+"""
+
+SELECT_KEY_NAME = "SELECT name FROM api_keys WHERE id = %(key_id)s::uuid"
+
+
+def select_request(
+    cursor: Cursor, organization_id: str, request_id: str, key_id: str | None
+) -> Request:
+    """Return the request of an API key, or the undo if ``key_id`` is None."""
+    values = {
+        "organization_id": organization_id,
+        "request_id": request_id,
+        "key_id": key_id,
+    }
+    cursor.execute(SELECT_REQUEST, values)
+    [counts] = cursor.fetchall()
+    cursor.execute(SELECT_KEY_NAME, values)
+    [name] = cursor.fetchone() or [None]
+    return Request(request_id, key_id, name, *counts)
 
 
 class Version(Struct, rename="camel"):
