@@ -47,8 +47,9 @@ NOT_A_LETTER = re.compile(r"[^a-z]")
 # Some clients shut down their sending side after a request, and read the response. A
 # client that closes the connection after a timeout does so later.
 MAX_HALF_CLOSE_DELAY = 500
-# Offset of tcpi_last_data_recv and tcpi_last_ack_recv in struct tcp_info of Linux.
-TCP_INFO_AGES = 52
+# Milliseconds since the last data and since the last acknowledgment of the client:
+# tcpi_last_data_recv and tcpi_last_ack_recv in struct tcp_info of Linux.
+AGES = struct.Struct("52x II")
 POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux
 
 
@@ -82,15 +83,15 @@ def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> byte
     Raises ApiError 413 if the body exceeds ``limit`` bytes, with any transfer encoding,
     and 400 if it is incomplete or its chunks are malformed.
     """
+    size = content_length or 0
     try:
         # One more byte distinguishes a body that exceeds the limit from one that fits.
-        too_large = (content_length or 0) > limit
-        body = b"" if too_large else stream.read(limit + 1)
+        body = b"" if size > limit else stream.read(limit + 1)
     except OSError:
         raise ApiError(400, INVALID_JSON) from None
-    if too_large or len(body) > limit:
+    if max(size, len(body)) > limit:
         raise ApiError(413, LARGE_BODY.format(limit=limit))
-    if len(body) < (content_length or 0):
+    if len(body) < size:
         raise ApiError(400, INVALID_JSON)  # the client disconnected
     return body
 
@@ -121,7 +122,7 @@ def require_connected(client: socket.socket | None) -> None:
     poll = select.poll()
     poll.register(client, POLLRDHUP)
     for _, events in poll.poll(0):
-        info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_AGES + 8)
-        data_age, ack_age = struct.unpack_from("II", info, TCP_INFO_AGES)
+        info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, AGES.size)
+        data_age, ack_age = AGES.unpack(info)
         if events != POLLRDHUP or data_age - ack_age > MAX_HALF_CLOSE_DELAY:
             raise ClientDisconnectedError("the client disconnected before the update")

@@ -10,24 +10,24 @@ from bulk_metadata.core.json_text import JsonText
 # Digits of the type numeric, which jsonb uses (PostgreSQL manual, table 8.2).
 MAX_INTEGER_DIGITS = 131_072
 MAX_FRACTION_DIGITS = 16_383
-# Range of a double. numeric allows more, but the 8 bytes 1e131071 expand to 131 kB in
-# each response to a reader.
-MAX_EXPONENT = 308
 
-# Shorter numbers are out of range only if their exponent is.
-LONG_NUMBER_LENGTH = 16_000
+# A number with fewer consecutive digits is out of range only if its exponent is. This
+# one has too many after the point with the exponent -308.
+LONG_NUMBER_DIGITS = 16_076
 
 # The patterns expect valid JSON, where a backslash occurs only in strings. Possessive
 # quantifiers keep no backtracking state for strings of megabytes.
 ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
-# Outside of strings, only an exponent has an e before a digit.
+# Outside of strings, only an exponent has an e before a digit. The limit of 308 is that
+# of a double. numeric allows more, but the 8 bytes 1e131071 expand to 131 kB in each
+# response to a reader.
 LARGE_EXPONENT = re.compile(
     rb"[eE][+-]?0*+(?:309|3[1-9][0-9]|[4-9][0-9]{2}|[1-9][0-9]{3})"
 )
 LONG_NUMBER = re.compile(
     rb"(?<![0-9.])(?=[0-9.]{%d})([0-9]++)(?:\.([0-9]++))?(?:[eE]([+-]?)0*+([0-9]*+))?"
-    % LONG_NUMBER_LENGTH
+    % LONG_NUMBER_DIGITS
 )
 
 # Translates each digit to 0, E to e, - to +, and each character that can follow a
@@ -56,8 +56,7 @@ def may_violate(text: bytes) -> bool:
         return True
     shapes = text.translate(SHAPES)
     return (
-        LONG_EXPONENT.search(shapes) is not None
-        or b"0" * (LONG_NUMBER_LENGTH // 2) in shapes
+        LONG_EXPONENT.search(shapes) is not None or b"0" * LONG_NUMBER_DIGITS in shapes
     )
 
 

@@ -1,17 +1,24 @@
 """Reading the request: valid JSON, the body size, and disconnected clients."""
 
+import io
 import json
 import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import IO
 
 import pytest
 from psycopg2.extensions import make_dsn
 
 from app import create_app
-from bulk_metadata.api.request import ClientDisconnectedError, require_connected
+from bulk_metadata.api.request import (
+    ClientDisconnectedError,
+    read_body,
+    require_connected,
+)
 from bulk_metadata.config import Config
+from bulk_metadata.core.errors import ApiError
 from tests.conftest import Organization, Post
 from tests.support.service import PATH
 from tests.support.waiting import wait_until
@@ -182,6 +189,33 @@ def test_larger_body_is_rejected(post: Post, acme: Organization) -> None:
     assert acme.rows() == before
 
 
+@pytest.mark.parametrize(
+    ("body", "content_length", "status"),
+    [
+        (b"", None, 200),
+        (b"12", None, 200),
+        (b"12", 2, 200),
+        (b"1", 2, 400),
+        (b"1234", None, 413),
+        (b"", 3, 413),
+    ],
+)
+def test_body_is_read_up_to_limit(
+    body: bytes, content_length: int | None, status: int
+) -> None:
+    stream = io.BytesIO(body)
+    assert read_status(stream, content_length, 2) == status
+    assert stream.tell() <= 3
+
+
+def read_status(stream: IO[bytes], content_length: int | None, limit: int) -> int:
+    try:
+        read_body(stream, content_length, limit)
+    except ApiError as error:
+        return error.status
+    return 200
+
+
 def test_document_of_9_mb_is_stored(post: Post, acme: Organization) -> None:
     acme.insert("SN-1")
     metadata = {str(number): "x" * 80 for number in range(100_000)}
@@ -228,6 +262,8 @@ def test_client_that_shuts_down_sending_is_connected(pair: Pair) -> None:
     client.shutdown(socket.SHUT_WR)
     assert server.recv(1) + server.recv(1) == b"x"
     assert is_connected(server)
+    wait_until(lambda: age_of_data(client) > 600, "the timeout")
+    assert is_connected(server)
 
 
 def test_client_that_closes_later_is_disconnected(pair: Pair) -> None:
@@ -244,3 +280,5 @@ def test_client_that_resets_connection_is_disconnected(pair: Pair) -> None:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
     wait_until(lambda: not is_connected(server))
+    with server.makefile("rb") as stream:
+        assert read_status(stream, 1, 1) == 400
