@@ -26,7 +26,7 @@ from bulk_metadata.files.reader import CHUNK_DEVICES, DeviceFile
 from bulk_metadata.files.source import Source
 from tests.conftest import Organization
 from tests.support import fault_proxy as faults
-from tests.support.client_runner import Client, Done, ndjson, numbered
+from tests.support.client_runner import Client, Done, Running, ndjson, numbered
 from tests.support.fault_proxy import FaultProxy, response
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until
@@ -72,13 +72,7 @@ def test_signal_completes_requests_in_flight(
     running = pusher.start("--batch-size=1", "--concurrency=3")
     wait_until(lambda: proxy.max_concurrent == 3)
     running.process.send_signal(number)
-    stderr = running.process.stderr
-    assert stderr is not None
-    seen = [stderr.readline() for _ in range(5)]
-    assert seen[-1] == (
-        "Stopping after the requests in flight. "
-        "Press Ctrl-C again to stop immediately.\n"
-    )
+    wait_for_stop(running)
     release.set()
     done = running.end()
     assert done.code == 128 + number
@@ -92,6 +86,16 @@ def test_signal_completes_requests_in_flight(
     sent = [i for request in proxy.requests for i in request.devices]
     assert sorted(sent) == sorted(DEVICES)
     assert acme.metadata() == DEVICES
+
+
+def wait_for_stop(running: Running) -> None:
+    """Return when the client has processed its first signal."""
+    assert running.process.stderr is not None
+    message = (
+        "Stopping after the requests in flight. "
+        "Press Ctrl-C again to stop immediately.\n"
+    )
+    assert message in iter(running.process.stderr.readline, "")
 
 
 def test_nohup_ignores_sighup(pusher: Client, proxy: FaultProxy) -> None:
@@ -150,10 +154,9 @@ def test_second_signal_exits_immediately(pusher: Client, proxy: FaultProxy) -> N
     proxy.script(faults.forwarded, faults.held(release))
     running = pusher.start("--batch-size=5", "--concurrency=1")
     wait_until(lambda: len(proxy.requests) == 2)
-    for _ in range(2):
-        running.process.send_signal(signal.SIGINT)
-        # Two simultaneous signals are delivered as one.
-        wait_until(lambda: not pending(running.process.pid))
+    running.process.send_signal(signal.SIGINT)
+    wait_for_stop(running)
+    running.process.send_signal(signal.SIGINT)
     done = running.end()
     release.set()
     assert done.code == 130
@@ -162,16 +165,6 @@ def test_second_signal_exits_immediately(pusher: Client, proxy: FaultProxy) -> N
     proxy.script()
     assert pusher.push("--resume").code == 0
     assert [list(request.devices) for request in proxy.requests] == [list(DEVICES)[5:]]
-
-
-def pending(pid: int) -> int:
-    """Return the mask of the signals that the process has not received."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return 0
-    [line] = [line for line in status.splitlines() if line.startswith("ShdPnd:")]
-    return int(line.split()[1], 16)
 
 
 def test_signal_interrupts_reading_of_input(pusher: Client, proxy: FaultProxy) -> None:
