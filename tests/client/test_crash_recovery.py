@@ -1,11 +1,7 @@
 """Crash recovery: a run that is killed at random over an unreliable network, and
-resumed, updates every device and lists it once in the result file.
-
-CLIENT_STRESS_SECONDS sets a longer duration, CLIENT_STRESS_SEED repeats a run.
-"""
+resumed, updates every device and lists it once in the result file."""
 
 import json
-import os
 import random
 import signal
 import time
@@ -15,17 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Organization
+from tests.random_search import FACTOR, SEED
 from tests.support.client_runner import Client, ndjson
 from tests.support.fault_proxy import FaultProxy, at_random
-
-SECONDS = float(os.environ.get("CLIENT_STRESS_SECONDS", "0"))
-SEED = os.environ.get("CLIENT_STRESS_SEED")
 
 DEVICES = 20_000
 # One device of seven does not exist.
 MISSING = 7
 # Runs that are stopped before a run may finish.
-STOPPED = 6
+STOPPED = 3
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 # Seconds from the first byte that is read to the signal, at most. Includes the check
@@ -67,6 +61,8 @@ def write(path: Path, metadata: Mapping[str, Mapping[str, int]]) -> int:
     return 1
 
 
+@pytest.mark.soak
+@pytest.mark.slow(reason="four or more runs of the client")
 @pytest.mark.parametrize(
     ("file", "results"),
     [
@@ -83,13 +79,8 @@ def test_killed_runs_are_resumed(
     file: str,
     results: str,
 ) -> None:
-    end = time.monotonic() + SECONDS
-    run = 0
-    while not run or time.monotonic() < end:
-        run += 1
-        seed = int(SEED) if SEED else random.SystemRandom().randrange(2**32)
-        print(f"CLIENT_STRESS_SEED={seed}", flush=True)
-        chance = random.Random(seed)
+    chance = random.Random(SEED)
+    for run in range(FACTOR):
         metadata = {
             identifier: {"run": run, "number": number}
             for number, identifier in enumerate(fleet)
@@ -153,5 +144,5 @@ def push_until_done(
             return
         # 1: all attempts of a request failed.
         assert done.code in ((1, -9, 130, 143) if stopped else (1,)), done
-        print(f"run {number}: {done.code}, {len(settled)} settled")
+        print(f"{number}: {done.code}, {len(settled)} settled")
     raise AssertionError("the run never finished")
