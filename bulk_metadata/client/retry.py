@@ -13,7 +13,7 @@ from email.utils import mktime_tz, parsedate_tz
 from enum import StrEnum
 from http import HTTPStatus
 from http.client import responses as REASONS
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tenacity import (
     RetryCallState,
@@ -170,12 +170,10 @@ def make_retrying(
 
     return Retrying(
         retry=retry_if_exception(
-            lambda error: (
-                isinstance(error, RequestError) and error.action is Action.RETRY
-            )
+            lambda error: getattr(error, "action", None) is Action.RETRY
         ),
         # The random part separates clients that the server asks to wait equally long.
-        wait=lambda state: getattr(_error(state), "retry_after", 0) + BACKOFF(state),
+        wait=lambda state: _error(state).retry_after + BACKOFF(state),
         stop=stop_after_attempt(attempts) | stop_when_event_set(stop),
         sleep=sleep_using_event(stop),
         before_sleep=before_sleep,
@@ -183,8 +181,9 @@ def make_retrying(
     )
 
 
-def _error(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
+def _error(state: RetryCallState) -> Any:
+    """Return the RequestError of the last attempt."""
+    return state.outcome and state.outcome.exception()
 
 
 def parse_response(response: BaseHTTPResponse) -> Response:
