@@ -140,8 +140,8 @@ class Journal:
         """Return a fact. Store ``default`` if it is unknown."""
         self._rows("INSERT OR IGNORE INTO facts VALUES (?, ?)", name, default)
         query = "SELECT value FROM facts WHERE name = ?"
-        value: str = self._rows(query, name).fetchone()[0]
-        return value
+        [value] = self._rows(query, name).fetchone()
+        return str(value)
 
     def is_empty(self) -> bool:
         """Return whether no device has a result."""
