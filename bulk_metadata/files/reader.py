@@ -73,8 +73,11 @@ class DeviceFile:
         """Return the devices, from the beginning of the file. Raises FileError if the
         beginning is invalid. A later error is the last problem."""
         text = open_text(self.source.open(), self._options.encoding)
-        items = READERS[self._format](text, self._options)
-        first = next(items, None)
+        try:
+            items = READERS[self._format](text, self._options)
+            first = next(items, None)
+        except READ_ERRORS as error:
+            raise read_error(0, error) from None
         return self._chunks(chain([first] if first else [], items))
 
     def _chunks(self, items: Iterator[Device | Problem]) -> Iterator[Chunk]:

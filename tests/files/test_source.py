@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import zlib
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bulk_metadata.files import Options
 from bulk_metadata.files.device import Problem, ProblemList
 from bulk_metadata.files.formats import UnknownFormatError
 from bulk_metadata.files.reader import DeviceFile
-from bulk_metadata.files.source import Source, read_error
+from bulk_metadata.files.source import HEAD_BYTES, Source, read_error
 from tests.files.reading import read_path
 
 LINES = b"".join(b'{"identifier": "SN-%d", "metadata": {}}\n' % n for n in range(5))
@@ -74,6 +75,24 @@ def test_damaged_gzip_is_rejected(start: int, end: bytes, tmp_path: Path) -> Non
     path.write_bytes(gzip.compress(LINES)[:start] + end)
     *_, (_, _, reason) = read_path(path)[1]
     assert reason.removesuffix(REST) == "the gzip file is damaged or incomplete"
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("fleet.csv.gz", b"identifier,"),
+        ("fleet.json.gz", b'[{"identifier": "SN-1", "metadata":\n{"a": "'),
+        ("fleet.ndjson.gz", b'{"identifier": "SN-1", "metadata": {"a": "'),
+    ],
+)
+def test_gzip_damaged_in_first_device_is_rejected(
+    name: str, start: bytes, tmp_path: Path
+) -> None:
+    # The damage is after the bytes from which the file type is detected.
+    text = random.Random(1).randbytes(HEAD_BYTES).hex().encode()
+    (tmp_path / name).write_bytes(gzip.compress(start + text)[:-9])
+    found = read_path(tmp_path / name)
+    assert found == ([], [(0, "", "the gzip file is damaged or incomplete")])
 
 
 def test_error_after_first_chunk_is_last_problem(tmp_path: Path) -> None:
