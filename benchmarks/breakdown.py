@@ -59,6 +59,7 @@ def measure_breakdown(
         run_service(directory / "breakdown.log", **settings) as service,
         Client(service.port, fleet.key) as client,
     ):
+        client.send(body(fleet.documents(1)))  # The worker has started.
         [worker] = psutil.Process(service.process.pid).children()
         try:
             return {
@@ -77,7 +78,6 @@ def profile(
 ) -> Breakdown:
     """Profile the worker ``pid`` while ``client`` sends requests."""
     bodies = cycle([body(fleet.documents(batch)) for _ in range(40)])
-    client.send(next(bodies))
     command = [
         *(str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(pid)),
         *("--rate", str(RATE), "--duration", str(seconds), "--output", str(output)),
