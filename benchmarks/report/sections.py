@@ -151,7 +151,12 @@ def memory(results: Results) -> str:
             f"{found.peak:.1f}",
         ),
     ]
-    return f"## Memory\n\n{table(('worker', 'MiB'), rows)}"
+    text = """
+The resident memory of a worker. At the peak it holds the body, the statement, and two
+copies of the statement in libpq, which sends one of them and keeps the other for
+errors.
+"""
+    return section("Memory", text, table(("worker", "MiB"), rows))
 
 
 def section(title: str, text: str, table: str) -> str:
