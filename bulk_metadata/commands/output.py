@@ -1,16 +1,20 @@
 """The standard streams of the commands, which may be closed or fail."""
 
 import sys
-from typing import Any, NoReturn, TextIO
+from io import TextIOWrapper
+from typing import Any, NoReturn, TextIO, cast
 
 import click
 
 
 class Command(click.Command):
-    """A command that reports a failed write to standard output without a traceback."""
+    """A command whose output causes no traceback: characters that the terminal cannot
+    display are escaped, and a failed write is reported."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        if sys.stdout is not None:
+            cast(TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except BrokenPipeError:

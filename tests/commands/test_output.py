@@ -83,3 +83,24 @@ def test_closed_pipe_ends_list_without_message(
     done = run_flask(owner_url, "list-keys", stdout=writer)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["create-organization", "€"],
+        ["create-key", "Acme", "--name=€"],
+        ["list-keys"],
+    ],
+)
+def test_unprintable_characters_are_escaped(
+    command: list[str],
+    owner_url: str,
+    acme: Organization,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    acme.cursor.execute("UPDATE api_keys SET name = '€'")
+    done = run_flask(owner_url, *command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\u20ac" in done.stdout
