@@ -306,8 +306,11 @@ def read_key(key_file: Path | None, *, is_piped: bool) -> str:
         text = header[1]
     key = text.strip().strip("\ufeff").strip()
     if not key:
-        where = f"{key_file} is empty" if key_file else f"Set {KEY_VARIABLE}"
-        raise click.UsageError(f"No API key: {where}, or use --key-file FILE.")
+        if key_file:
+            raise click.UsageError(f"{key_file} contains no API key.")
+        raise click.UsageError(
+            f"No API key: Set {KEY_VARIABLE}, or use --key-file FILE."
+        )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise click.UsageError("The API key contains invalid characters.")
     return key

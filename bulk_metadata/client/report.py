@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from bulk_metadata.client.journal import Result
 from bulk_metadata.core.json_text import encode
@@ -135,17 +136,24 @@ class Summary:
 
 def write_results(results: Iterable[Result], path: Path) -> None:
     """Replace the file at ``path`` atomically with ``results``, in the order of the
-    input file. Raises OSError."""
+    input file. Raises OSError with a message."""
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".csv":
-            writer = csv_writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(results)
-        else:
-            for result in results:
-                line = encode(dict(zip(COLUMNS, result, strict=True)))
-                file.write(f"{line.decode()}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            _write(results, file, is_csv=path.suffix == ".csv")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(f"Cannot write {path}: {error.strerror}") from None
+
+
+def _write(results: Iterable[Result], file: TextIO, *, is_csv: bool) -> None:
+    if is_csv:
+        writer = csv_writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(results)
+        return
+    for result in results:
+        line = encode(dict(zip(COLUMNS, result, strict=True)))
+        file.write(f"{line.decode()}\n")

@@ -195,7 +195,7 @@ def test_api_key_is_read(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("\n", "No API key: key is empty, or use --key-file FILE."),
+        ("\n", "key contains no API key."),
         ("tlm_a tlm_b", "The API key contains invalid characters."),
     ],
 )

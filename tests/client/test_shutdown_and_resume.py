@@ -441,8 +441,10 @@ def test_results_directory_is_reported(pusher: Client, proxy: FaultProxy) -> Non
     (pusher.folder / "fleet.ndjson.results.csv").mkdir()
     done = pusher.push()
     assert done.code == 1
-    assert "Error: " in done.err
-    assert "Is a directory" in done.err
+    assert done.err.endswith(
+        "Error: Cannot write fleet.ndjson.results.csv: Is a directory.\n"
+        "To continue, run the same command with --resume.\n"
+    )
     # The results are kept in the journal.
     assert pusher.journal.exists()
     (pusher.folder / "fleet.ndjson.results.csv").rmdir()
