@@ -1,6 +1,17 @@
 -- Distributes the tables over a Citus cluster, each organization on one node. Run it with
 -- psql as the owner on the coordinator, after the worker nodes were added and schema.sql
 -- was applied. It can be run again. docs/scaling.md describes the requirements.
+\set ON_ERROR_STOP on
+
+-- Citus does not support the partitions of the history.
+DO $$
+BEGIN
+    IF to_regclass('history_versions_current') IS NOT NULL THEN
+        RAISE 'The history is enabled. Delete it with flask disable-history, run this file, '
+              'and enable the history again.';
+    END IF;
+END
+$$;
 
 -- A copy on every node: both tables below reference organizations.
 SELECT create_reference_table('organizations')

@@ -86,7 +86,7 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # has no types
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith("tests/db/") or "init_db" in nodeid:
             return "changes of the role, which belongs to all databases of the server"
-        if nodeid.startswith(("tests/containers/", "tests/browser/")):
+        if nodeid.startswith(("tests/containers/", "tests/browser/", "tests/citus/")):
             return "an expensive fixture"
         return nodeid
 

@@ -15,8 +15,14 @@ SCHEMA_FILE = Path(__file__).parents[2] / "schema.sql"
 #
 # The advisory lock serializes concurrent runs: otherwise two that create the same table
 # conflict. Its number is arbitrary.
+#
+# Citus needs its settings to change a distributed table and to create a trigger. Other
+# servers ignore them. DO, because Citus sends the text of the SET to the worker nodes.
 LOCK_SCHEMA = """
-SET LOCAL lock_timeout = '2s';
+SET LOCAL citus.multi_shard_modify_mode = 'sequential';
+SET LOCAL citus.enable_unsafe_triggers = on;
+SET LOCAL citus.propagate_set_commands = 'local';
+DO $$ BEGIN SET LOCAL lock_timeout = '2s'; END $$;
 SELECT pg_advisory_xact_lock(1651862635);
 """
 

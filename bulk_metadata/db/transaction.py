@@ -23,8 +23,12 @@ from bulk_metadata.db.server_clock import ServerClock
 
 __all__ = ["ConflictError", "Cursor", "OperatorError", "transaction"]
 
-# The plans of the service. The lock timeout is for the steps of an undo.
+# The plans of the service. The lock timeout is for the steps of an undo. Citus applies
+# the settings of a transaction on the worker nodes, but not those of a connection.
 INDEX_PLANS = PLAN | {"lock_timeout": "500ms"}
+SET_INDEX_PLANS = "SET LOCAL citus.propagate_set_commands = 'local';" + ";".join(
+    f"SET LOCAL {name} = '{value}'" for name, value in INDEX_PLANS.items()
+)
 
 # Seconds for the COMMIT to reach PostgreSQL. If the operator interrupts the command,
 # the transaction cannot take effect later.
@@ -70,7 +74,6 @@ def transaction(config: Config, *, index_plans: bool = False) -> Iterator[Cursor
             config.database_url,
             config.connect_timeout,
             "bulk-metadata command",
-            INDEX_PLANS if index_plans else {},
         )
     except psycopg2.OperationalError as error:
         raise OperatorError(
@@ -79,6 +82,8 @@ def transaction(config: Config, *, index_plans: bool = False) -> Iterator[Cursor
     try:
         with connection, connection.cursor() as cursor:
             connection.clock = ServerClock.read(cursor)
+            if index_plans:
+                cursor.execute(SET_INDEX_PLANS)
             yield cursor
     except DivisionByZero:
         raise OperatorError(

@@ -12,7 +12,6 @@ from psycopg2.extensions import cursor as Cursor
 
 from app import create_app
 from bulk_metadata.config import Config
-from bulk_metadata.db.history.settings import disable_history, enable_history
 from tests.conftest import Post, connect
 from tests.support.service import ROOT
 
@@ -66,12 +65,13 @@ def flask(config: Config, owner_url: str, cursor: Cursor) -> Flask:
 
 
 @pytest.fixture(scope="module")
-def history(owner_url: str, direct_url: str) -> Iterator[Cursor]:
+def history(config: Config, owner_url: str) -> Iterator[Cursor]:
     """Enable the history. Return a cursor of the owner."""
+    flask = runner(config, owner_url)
+    assert flask("enable-history").exit_code == 0
     with closing(connect(owner_url)) as connection, connection.cursor() as cursor:
-        enable_history(cursor)
         yield cursor
-        disable_history(cursor)
+    assert flask("disable-history", "--yes").exit_code == 0
 
 
 Send = Callable[..., None]

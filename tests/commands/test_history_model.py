@@ -14,7 +14,6 @@ from psycopg2.extensions import cursor as Cursor
 from bulk_metadata.config import Config
 from bulk_metadata.core.json_text import JsonText
 from bulk_metadata.db.connection import connect_service
-from bulk_metadata.db.history.settings import disable_history, enable_history
 from bulk_metadata.db.history.target import Target
 from bulk_metadata.db.history.undo import Undo
 from bulk_metadata.db.history.versions import (
@@ -24,7 +23,7 @@ from bulk_metadata.db.history.versions import (
 )
 from bulk_metadata.db.queries import dry_run_update, update_metadata
 from bulk_metadata.db.transaction import transaction
-from tests.conftest import Organization, connect
+from tests.conftest import Organization
 from tests.random_search import examples
 from tests.support.history_model import Model
 
@@ -128,14 +127,6 @@ def key_of(index: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def owner(owner_url: str, direct_url: str) -> Iterator[Cursor]:
-    with closing(connect(owner_url)) as connection, connection.cursor() as cursor:
-        enable_history(cursor)
-        yield cursor
-        disable_history(cursor)
-
-
-@pytest.fixture(scope="module")
 def service(config: Config) -> Iterator[Cursor]:
     with closing(connect_service(config)) as connection:
         yield connection.cursor()
@@ -149,12 +140,12 @@ def service(config: Config) -> Iterator[Cursor]:
 )
 def test_history_and_undo_match_model(
     operations: list[tuple[int, tuple[str, Any, Any]]],
-    owner: Cursor,
+    history: Cursor,
     service: Cursor,
     config: Config,
     owner_url: str,
 ) -> None:
-    world = World(owner, service, replace(config, database_url=owner_url))
+    world = World(history, service, replace(config, database_url=owner_url))
     for index, operation in operations:
         world.run(index, *operation)
     world.check()

@@ -231,7 +231,10 @@ def test_locked_device_stops_undo(
     monkeypatch.setattr("bulk_metadata.db.history.undo.LOCK_SECONDS", 0)
     send("one", A=1)
     with closing(connect(owner_url)) as other:
-        other.cursor().execute("BEGIN; SELECT FROM devices FOR UPDATE")
+        other.cursor().execute(
+            "BEGIN; SELECT FROM devices WHERE organization_id = %s FOR UPDATE",
+            (acme.id,),
+        )
         result = flask("undo", "Acme", "--request", "one", "--yes")
     assert result.exit_code == 1
     assert result.output == (

@@ -74,20 +74,44 @@ BEGIN
 END
 $$;
 
--- AFTER a statement: store the previous versions. All rows of a request have the same
--- writer, so they need no join of old and new rows.
+-- AFTER a statement: store the previous versions.
 CREATE FUNCTION history_record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    restores constant jsonb :=
+    is_request constant boolean :=
+        coalesce(current_setting('bulk_metadata.is_request', true), '') = 'on';
+    restores   constant jsonb :=
         nullif(current_setting('bulk_metadata.restores', true), '');
-    -- Drawn while the devices are locked.
-    change   constant bigint := nextval('history_change');
-    writer   record;
+    -- On Citus, the table is a shard of devices. The shards of the history for the same
+    -- organizations are on the same node, and move with it.
+    is_shard   constant boolean := TG_TABLE_NAME <> 'devices';
+    versions   text := 'history_versions_current';
+    requests   text := 'history_requests';
+    change     bigint;
+    writer     record;
 BEGIN
-    IF current_setting('bulk_metadata.is_request', true) = 'on' THEN
+    IF is_request THEN
         -- false: a local setting would end with this function, because of its search_path.
         PERFORM set_config('bulk_metadata.is_request', '', false);
-        SELECT request_id, key_id INTO writer FROM new_rows LIMIT 1;
+    END IF;
+    SELECT organization_id, request_id, key_id INTO writer FROM new_rows LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    -- The change number is drawn while the devices are locked.
+    IF is_shard THEN
+        -- On each node, a sequence has a different range.
+        change := extract(epoch FROM clock_timestamp()) * 1000000000
+                  + pg_backend_pid() % 1000;
+        versions := 'history_versions_' || get_shard_id_for_distribution_column(
+            'history_versions', writer.organization_id);
+        requests := 'history_requests_' || get_shard_id_for_distribution_column(
+            'history_requests', writer.organization_id);
+    ELSE
+        change := nextval('history_change');
+    END IF;
+    IF is_request AND NOT is_shard THEN
+        -- The same as below, but faster. All rows of a request have the same writer, so
+        -- they need no join of old and new rows.
         INSERT INTO history_versions_current
              SELECT organization_id, id, change,
                     CASE WHEN restores IS NOT NULL
@@ -101,36 +125,47 @@ BEGIN
                FROM old_rows
            GROUP BY organization_id;
     ELSE
-        -- Until this function ends. Without it, this join is slow in older services.
+        -- Until this function ends. Without it, the join is slow in older services.
         PERFORM set_config('enable_hashjoin', 'on', true);
-        WITH versions AS (
-            INSERT INTO history_versions_current
-                 SELECT organization_id, id, change, NULL, old_rows.device_metadata
-                   FROM old_rows JOIN new_rows USING (organization_id, id)
-                  WHERE old_rows.device_metadata <> new_rows.device_metadata
-              RETURNING organization_id)
-        INSERT INTO history_requests
-             SELECT organization_id, change, clock_timestamp(), NULL, NULL, count(*)
-               FROM versions
-           GROUP BY organization_id;
+        EXECUTE format(
+            'WITH versions AS (
+                 INSERT INTO %s
+                      SELECT organization_id, id, $1,
+                             CASE WHEN $2 THEN ($3 ->> id::text)::bigint END,
+                             old_rows.device_metadata
+                        FROM old_rows %s
+                   RETURNING organization_id, device_id)
+             INSERT INTO %s
+                  SELECT organization_id, $1, clock_timestamp(), CASE WHEN $2 THEN $4 END,
+                         CASE WHEN $2 THEN $5 END, count(*),
+                         CASE WHEN $2 THEN array_agg(device_id) END
+                    FROM versions
+                GROUP BY organization_id',
+            versions,
+            CASE WHEN NOT is_request
+                 THEN 'JOIN new_rows USING (organization_id, id)
+                      WHERE old_rows.device_metadata <> new_rows.device_metadata'
+            END,
+            requests)
+        USING change, is_request, restores, writer.request_id, writer.key_id;
     END IF;
     RETURN NULL;
 END
 $$;
 
+-- Citus sends the text of each statement to the worker nodes, so each is separate.
 DO $$
 BEGIN
     EXECUTE format('ALTER FUNCTION history_record() SET search_path = %I, pg_temp',
                    current_schema());
+    CREATE TRIGGER history_mark_request BEFORE UPDATE OF request_id ON devices
+       FOR EACH STATEMENT EXECUTE FUNCTION history_mark_request();
+    CREATE TRIGGER history_clear_writer BEFORE UPDATE ON devices
+       FOR EACH ROW WHEN (NEW.request_id = OLD.request_id
+                          AND NEW.device_metadata <> OLD.device_metadata)
+           EXECUTE FUNCTION history_clear_writer();
+    CREATE TRIGGER history_record AFTER UPDATE ON devices
+       REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+       FOR EACH STATEMENT EXECUTE FUNCTION history_record();
 END
 $$;
-
-CREATE TRIGGER history_mark_request BEFORE UPDATE OF request_id ON devices
-   FOR EACH STATEMENT EXECUTE FUNCTION history_mark_request();
-CREATE TRIGGER history_clear_writer BEFORE UPDATE ON devices
-   FOR EACH ROW WHEN (NEW.request_id = OLD.request_id
-                      AND NEW.device_metadata <> OLD.device_metadata)
-       EXECUTE FUNCTION history_clear_writer();
-CREATE TRIGGER history_record AFTER UPDATE ON devices
-   REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-   FOR EACH STATEMENT EXECUTE FUNCTION history_record();

@@ -27,7 +27,8 @@ ALTER TABLE history_versions_current RENAME TO history_versions_%(end)s;
 def start_partition(cursor: Cursor) -> None:
     """Start a new partition if the current one spans its part of the retention time."""
     cursor.execute(LOCK_SCHEMA)
-    select_history(cursor)
+    if not select_history(cursor).is_partitioned:
+        return
     cursor.execute("LOCK TABLE history_versions_current")
     cursor.execute(START_PARTITION)
     for end, last_change in cursor.fetchall():
@@ -43,7 +44,8 @@ SELECT relname, to_timestamp(right(relname, 13)::bigint / 1000.0) AS ends_at,
    AND relname <> 'history_versions_current'
 """
 
-# If the command did not run for a long time, a partition contains expired versions.
+# If the command did not run for a long time, a partition contains expired versions. On
+# Citus, where there are no partitions, versions expire in groups.
 SET_START = """
    UPDATE history_settings
       SET starts_at = CASE WHEN greatest(starts_at, %(dropped_to)s) < now() - keep * 1.2
@@ -55,10 +57,11 @@ RETURNING starts_at, starts_at = now() - keep
 
 # Reads all versions.
 DELETE_VERSIONS = """
-DELETE FROM history_versions
-      WHERE change_id <= (SELECT max(change_id)
-                            FROM history_requests
-                           WHERE changed_at < %(starts_at)s)
+DELETE FROM history_versions AS version
+      USING history_requests AS request
+      WHERE version.organization_id = request.organization_id
+        AND version.change_id = request.change_id
+        AND changed_at < %(starts_at)s
 """
 
 DELETE_REQUESTS = """

@@ -17,7 +17,7 @@ from bulk_metadata.db.history.target import (
     select_changes,
     select_first_change,
 )
-from bulk_metadata.db.transaction import OperatorError
+from bulk_metadata.db.transaction import SET_INDEX_PLANS, OperatorError
 
 # Devices in a step, which is one transaction: as many as in a request.
 STEP = 1000
@@ -35,11 +35,13 @@ SELECT request_id
    AND finished_at IS NULL
 """
 
+# For the trigger of the history, on Citus also on the worker nodes.
+SET_RESTORES = "SET LOCAL bulk_metadata.restores = %(restores)s"
+
 RESTORE = """
 INSERT INTO history_undos (organization_id, request_id, target)
      VALUES (%(organization_id)s, %(undo_id)s, %(target)s)
 ON CONFLICT DO NOTHING;
-SELECT set_config('bulk_metadata.restores', %(restores)s, true);
    UPDATE devices
       SET device_metadata = version.device_metadata,
           updated_at = greatest(now(), devices.updated_at),
@@ -125,6 +127,7 @@ class Undo:
         self._cursor.execute(UNLOCK_TARGET)
 
     def _plan(self, position: int, *, dry_run: bool) -> Step:
+        self._cursor.execute(SET_INDEX_PLANS)
         restored: dict[str, int] = {}
         skipped = []
         rows = select_changes(
@@ -155,6 +158,7 @@ class Undo:
             "device_ids": list(changes),
             "change_ids": list(changes.values()),
         }
+        self._cursor.execute(SET_RESTORES, values)
         self._cursor.execute(RESTORE, {**self._values, **values})
         return self._cursor.rowcount
 

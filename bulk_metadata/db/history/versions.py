@@ -124,7 +124,15 @@ SELECT (SELECT min(changed_at) FROM request),
              AND key_id IS NOT DISTINCT FROM %(key_id)s::uuid)
 """
 
-SELECT_KEY_NAME = "SELECT name FROM api_keys WHERE id = %(key_id)s::uuid"
+SELECT_KEY_NAME = "SELECT name FROM api_keys WHERE id = %s::uuid"
+
+
+# Separate, because Citus does not join api_keys, a table of the coordinator.
+def select_key_name(cursor: Cursor, key_id: str | None) -> str | None:
+    """Return the name of an API key; None if it is deleted."""
+    cursor.execute(SELECT_KEY_NAME, (key_id,))
+    row = cursor.fetchone()
+    return str(row[0]) if row else None
 
 
 def select_request(
@@ -138,8 +146,7 @@ def select_request(
     }
     cursor.execute(SELECT_REQUEST, values)
     [counts] = cursor.fetchall()
-    cursor.execute(SELECT_KEY_NAME, values)
-    [name] = cursor.fetchone() or [None]
+    name = select_key_name(cursor, key_id)
     return Request(request_id, key_id, name, *counts)
 
 
@@ -161,11 +168,10 @@ SELECT id::text, device_metadata::text
 """
 
 SELECT_VERSIONS = """
-  SELECT changed_at, request_id, key_id::text, api_keys.name, device_metadata::text
+  SELECT changed_at, request_id, key_id::text, device_metadata::text
     FROM history_versions
     JOIN history_requests USING (organization_id, change_id)
-    LEFT JOIN api_keys ON api_keys.id = key_id
-   WHERE history_versions.organization_id = %s
+   WHERE organization_id = %s
      AND device_id = %s
 ORDER BY change_id DESC
 """
@@ -182,7 +188,9 @@ def select_versions(
         raise OperatorError(f'The device "{identifier}" does not exist.')
     device_id, metadata = row
     cursor.execute(SELECT_VERSIONS, (organization_id, device_id))
+    rows = cursor.fetchall()
+    names = {key_id: select_key_name(cursor, key_id) for _, _, key_id, _ in rows}
     return metadata, [
-        Version(at, request_id, key_id, key_name, JsonText(previous.encode()))
-        for at, request_id, key_id, key_name, previous in cursor.fetchall()
+        Version(at, request_id, key_id, names[key_id], JsonText(previous.encode()))
+        for at, request_id, key_id, previous in rows
     ]

@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from flask import Flask
 from msgspec import Raw
-from psycopg2.extensions import connection as Connection
+from psycopg2.errors import RaiseException
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extensions import make_dsn
 
@@ -40,7 +39,8 @@ from tests.api.test_update import (  # noqa: F401
     test_results_have_body_order,
     test_special_characters_are_stored_verbatim,
 )
-from tests.commands.conftest import flask  # noqa: F401
+from tests.citus.conftest import statements
+from tests.commands.conftest import flask, runner  # noqa: F401
 from tests.commands.test_accounts import (  # noqa: F401
     test_create_organization_prints_id,
     test_created_key_expires,
@@ -50,65 +50,12 @@ from tests.commands.test_accounts import (  # noqa: F401
     test_revoked_key_stops_working,
 )
 from tests.conftest import Organization, Post, connect
-from tests.support.citus import CitusCluster, citus
+from tests.support.citus import CitusCluster
 from tests.support.cluster import Cluster
 from tests.support.concurrent_clients import IDENTIFIERS, ConcurrentClients
 from tests.support.service import PATH, ROOT, run_service
 from tests.support.waiting import wait_until
 from tests.system.test_readme import test_error_table  # noqa: F401
-
-TABLES = "devices, api_keys, organizations"
-LOGIN = {"user": "bulk_metadata_service", "password": "for-tests-only"}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[CitusCluster]:
-    with citus() as cluster:
-        with closing(connect(cluster.url)) as connection:
-            prepare(connection.cursor())
-        yield cluster
-        with closing(connect(cluster.url)) as connection:
-            connection.cursor().execute(f"DROP TABLE {TABLES}")
-
-
-def prepare(cursor: Cursor) -> None:
-    """Create the tables and distribute them, both repeatedly."""
-    cursor.execute("SELECT to_regclass('organizations') IS NULL")
-    assert cursor.fetchall() == [(True,)], "TEST_CITUS_URL: the database is not empty"
-    # A distributed table is changed in the same transaction as the role.
-    cursor.execute("SET citus.multi_shard_modify_mode = 'sequential'")
-    for _ in range(2):
-        apply_schema(cursor)
-        for statement in statements():
-            cursor.execute(statement)
-    cursor.execute("ALTER ROLE bulk_metadata_service PASSWORD %s", (LOGIN["password"],))
-
-
-def statements() -> list[str]:
-    """Return the statements of deploy/citus.sql. psql runs each in a transaction."""
-    text = (ROOT / "deploy" / "citus.sql").read_text()
-    return re.findall(r"^(?:SELECT|GRANT).+?;$", text, re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def owner_url(cluster: CitusCluster) -> str:
-    return cluster.url
-
-
-@pytest.fixture(scope="module")
-def config(owner_url: str) -> Config:
-    return Config(database_url=make_dsn(owner_url, **LOGIN))
-
-
-@pytest.fixture(scope="module")
-def app(config: Config) -> Flask:
-    return create_app(config)
-
-
-@pytest.fixture(scope="module")
-def connection(owner_url: str) -> Iterator[Connection]:
-    with closing(connect(owner_url)) as connection:
-        yield connection
 
 
 @pytest.mark.parametrize("prepared", [False, True])
@@ -234,3 +181,27 @@ def test_privileges_equal_those_of_schema() -> None:
     ]
     assert len(grants[0]) == 2
     assert grants[0] == grants[1]
+
+
+@pytest.fixture
+def new_database(cluster: CitusCluster) -> Iterator[str]:
+    """The URL of a database on the coordinator, without the extension."""
+    with closing(connect(cluster.url)) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE undistributed")
+        yield make_dsn(cluster.url, dbname="undistributed")
+        cursor.execute("DROP DATABASE undistributed")
+
+
+def test_history_requires_distributed_tables(new_database: str, config: Config) -> None:
+    run = runner(config, new_database)
+    with closing(connect(new_database)) as connection, connection.cursor() as cursor:
+        apply_schema(cursor)
+        assert run("enable-history").exit_code == 0
+        with pytest.raises(RaiseException, match="The history is enabled"):
+            cursor.execute(statements()[0])
+        assert run("disable-history", "--yes").exit_code == 0
+        cursor.execute("CREATE EXTENSION citus")
+    assert run("enable-history").output == (
+        "Error: The database has the extension citus, but the tables are not "
+        "distributed. Run deploy/citus.sql first.\n"
+    )
