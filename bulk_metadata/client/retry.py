@@ -155,6 +155,7 @@ DEVICE_ID_LENGTHS = {0, 36}
 
 RESPONSE = Decoder(Response)
 ERROR_BODY = Decoder(ErrorBody)
+DECODE_ERRORS = (InvalidJsonError, UnicodeDecodeError, RecursionError)
 
 
 def make_retrying(
@@ -197,7 +198,7 @@ def parse_response(response: BaseHTTPResponse) -> Response:
             return parsed
     except UnexpectedTypeError:
         pass
-    except (InvalidJsonError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         if body.lstrip().startswith(b"{"):
             reason = f"200, but the response is truncated or invalid JSON: {error}"
             raise RequestError(Failure.UNREADABLE, reason) from None
@@ -226,7 +227,7 @@ def _error_message(response: BaseHTTPResponse) -> str | None:
     """Return the message of an error of the service, or None for another server."""
     try:
         return ERROR_BODY.decode(response.data).error
-    except (InvalidJsonError, RecursionError):
+    except DECODE_ERRORS:
         return None
 
 

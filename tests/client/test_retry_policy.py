@@ -63,6 +63,7 @@ def failure(status: int, body: bytes, **headers: str) -> RequestError:
         (400, b'{"error": "invalid"}', Failure.REJECTED, "400: invalid"),
         (413, b'{"error": "too large"}', 413, "413: too large"),
         (503, b"[" * 100_000, 503, "503 Service Unavailable"),
+        (403, b'{"error": "gesch\xfctzt"}', 403, "403 Forbidden"),
         (522, b"", 522, "522"),
         (204, b"", 204, "204 No Content"),
         (502, b"<html>", 502, "502 Bad Gateway"),
@@ -81,6 +82,7 @@ def failure(status: int, body: bytes, **headers: str) -> RequestError:
         ),
         (200, b'\n{"results": [{"ident', Failure.UNREADABLE, TRUNCATED),
         (200, b'{"x":' + b"[" * 100_000, Failure.UNREADABLE, TRUNCATED),
+        (200, b'{"results": [{"identifier": "\xfc"}]}', Failure.UNREADABLE, TRUNCATED),
     ],
     ids=lambda value: str(value)[:20],
 )
