@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2.extensions import cursor as Cursor
 
@@ -130,12 +130,6 @@ def expected(devices: Model, ids: dict[str, str], entries: Any) -> tuple[int, An
     }
 
 
-@settings(
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 @given(requests=REQUESTS)
 def test_requests_match_dictionary_model(
     requests: list[Any], client: FlaskClient, cursor: Cursor

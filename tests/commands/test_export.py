@@ -7,12 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.commands.conftest import Flask
 from tests.conftest import Organization
 from tests.files.test_formats import NUMBERS, TEXT, VALUES, is_accepted
+from tests.random_search import examples
 from tests.support.client_runner import Client
 from tests.support.service import Service
 
@@ -123,13 +124,7 @@ def test_push_restores_exported_metadata(
 ) -> None:
     documents: list[str] = []
 
-    @settings(
-        max_examples=300,
-        database=None,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-    )
+    @examples(300)
     @given(document=MEMBERS.map(as_object).filter(is_accepted))
     def collect(document: str) -> None:
         documents.append(document)

@@ -3,12 +3,13 @@
 import json
 import tracemalloc
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg2.errors import NumericValueOutOfRange
 from psycopg2.extensions import connection as Connection
 
 from bulk_metadata.core.jsonb import may_violate, violation
+from tests.random_search import examples
 
 EXPONENTS = st.one_of(st.just(0), st.integers(-310, 310), st.sampled_from([308, -308]))
 # Near the limits of numeric: 131,072 digits before the point, 16,383 after it.
@@ -16,7 +17,7 @@ WHOLE = st.one_of(st.integers(1, 9), st.integers(130_700, 131_400))
 FRACTION = st.one_of(st.integers(0, 9), st.integers(16_000, 16_800))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@examples(200)
 @given(whole=WHOLE, fraction=FRACTION, exponent=EXPONENTS, sign=st.sampled_from("+- "))
 @example(whole=131_072, fraction=0, exponent=0, sign=" ")
 @example(whole=131_073, fraction=0, exponent=0, sign=" ")
@@ -54,7 +55,7 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@examples(500)
 @given(name=TEXTS, text=TEXTS, ascii_only=st.booleans())
 def test_strings_are_not_taken_for_numbers(
     name: str, text: str, ascii_only: bool, connection: Connection

@@ -21,6 +21,7 @@ from bulk_metadata.files.source import Source
 from bulk_metadata.files.table import csv_writer
 from tests.files.reading import LIMIT, read_all, read_path
 from tests.files.test_table import CELLS
+from tests.random_search import FACTOR
 
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=5)
 VALUES = st.recursive(
@@ -174,10 +175,11 @@ def exact(document: bytes) -> Any:
     )
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("file_format", ["ndjson", "json", "csv", "tsv"])
 def test_memory_is_independent_of_file_size(file_format: str, tmp_path: Path) -> None:
     peaks = []
-    for count in (3_000, 20_000):
+    for count in (3_000, 10_000 * FACTOR):
         path = tmp_path / f"{count}.{file_format}"
         with path.open("w") as file:
             write_fleet(file, file_format, count)

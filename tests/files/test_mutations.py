@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bulk_metadata.files import Options
 from bulk_metadata.files.device import FileError, ProblemList
 from bulk_metadata.files.reader import DeviceFile
 from bulk_metadata.files.source import Source
+from tests.random_search import examples
 
 SAMPLES = [path.read_bytes() for path in (Path(__file__).parent / "samples").iterdir()]
 
@@ -28,12 +29,7 @@ CHANGES = st.lists(
 INTERNALS = re.compile(r"codec|decod|surrogate|Error [-(]|msgspec|Expecting|delimiter")
 
 
-@settings(
-    max_examples=200,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@examples(200)
 @given(
     content=st.sampled_from(SAMPLES),
     changes=CHANGES,
