@@ -147,6 +147,7 @@ def test_json_summary_follows_bar(show: Show) -> None:
     assert '"updated":2000' in "".join(terminal.lines)
 
 
+@pytest.mark.slow(reason="a line is printed every 5 s")
 def test_progress_lines(proxy: FaultProxy, pusher: Client, acme: Organization) -> None:
     devices = numbered(4)
     acme.insert(*devices)
