@@ -30,6 +30,9 @@ from bulk_metadata.demo.embedded import embedded_postgres
 
 ROOT = Path(__file__).parents[1]
 
+NAMES = "ndjson json_body source cells file_types mutations table formats"
+FILES = " ".join(f"files/test_{name}.py" for name in NAMES.split())
+
 # The tests of each module, the most specific first.
 TESTS = {
     "core/api_key.py": "core api/test_authentication.py commands/test_accounts.py",
@@ -40,10 +43,12 @@ TESTS = {
     "api/validation.py": "api/test_validation.py api/test_request.py",
     "client/journal.py": "client/test_journal.py client/test_shutdown_and_resume.py",
     "client/retry.py": "client/test_retry_policy.py client/test_retries.py",
-    "files/json_*.py": "files/test_json_body.py files client/test_check.py",
-    "files/ndjson.py": "files/test_ndjson.py files",
-    "files/[tcr]*.py": "files/test_table.py files client/test_check.py",
-    "files/[ads]*.py": "files client/test_check.py",
+    "files/json_*.py": f"files/test_json_body.py {FILES}",
+    "files/ndjson.py": f"files/test_ndjson.py {FILES}",
+    "files/[ct]*.py": f"files/test_table.py files/test_cells.py {FILES}",
+    "files/ro*.py": f"files/test_table.py files/test_cells.py {FILES}",
+    "files/[dfs]*.py": f"files/test_source.py {FILES} client/test_check.py",
+    "files/re*.py": f"files/test_formats.py {FILES} client/test_check.py",
 }
 
 # Of the replacements of an operator, one. The others lead to the same survivors.
