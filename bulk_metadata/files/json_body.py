@@ -22,7 +22,7 @@ from bulk_metadata.files.source import (
 )
 
 # Characters of the first line, which determines whether each device is on one line.
-FIRST_LINE_LENGTH = 64 * 1024
+FIRST_LINE_LENGTH = 65_536
 
 # The first line of a value that continues on the next line.
 CONTINUED = re.compile(r'.*[\[{,:]\s*|\s*\{\s*"devices".*', re.DOTALL)

@@ -12,11 +12,11 @@ from bulk_metadata.files import advice
 from bulk_metadata.files.device import FileError
 from bulk_metadata.files.source import CONTEXT, INVALID_BYTE, MAX_LENGTH
 
-CHUNK_LENGTH = 256 * 1024
+CHUNK_LENGTH = 262_144
 
 # A chunk may end within a token, whose beginning looks like an error, or like the end
-# of a number (1e+). Two escapes, \ud83d\ude9a, are the longest token.
-TOKEN_LENGTH = 12
+# of a number (1e+). This is the longest one, except for strings.
+TOKEN_LENGTH = len("-Infinity")
 
 NO_SPACE = re.compile(r"[^ \t\n\r]")
 
@@ -75,7 +75,7 @@ class JsonStream:
         self.peek()
         length = CHUNK_LENGTH
         while (end := self._end_of_value()) is None:
-            if len(self._text) - self._position > MAX_LENGTH:
+            if len(self._text) > MAX_LENGTH:
                 reason = f"a value has more than {MAX_LENGTH:,} characters"
                 raise FileError(self.line, reason, advice.LONG_LINE)
             self._read(length)

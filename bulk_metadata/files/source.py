@@ -24,14 +24,14 @@ STDIN = "-"
 GZIP_MAGIC = b"\x1f\x8b"
 
 # Bytes of the content from which file type, encoding and separator are detected.
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 65_536
 
-DIGEST_BYTES = 1024 * 1024
+DIGEST_BYTES = 1_048_576
 
 # Characters of a line, a cell or a JSON value. No device is longer by default, since
 # the service accepts bodies of 10 MiB. Each is held in memory, so a missing line break
 # or quote must not load the whole file.
-MAX_LENGTH = 10 * 1024 * 1024
+MAX_LENGTH = 10_485_760
 
 # A byte that is invalid in the encoding becomes a surrogate, U+DC00 + byte, which no
 # text file can contain. So an invalid byte is an error of its line, not of the file.

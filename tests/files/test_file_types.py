@@ -8,12 +8,14 @@ import lzma
 import sqlite3
 import tarfile
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from bulk_metadata.files import Options
 from bulk_metadata.files.device import FileError
+from bulk_metadata.files.formats import encoding_of
 from bulk_metadata.files.reader import DeviceFile
 from bulk_metadata.files.source import Source
 from tests.files.reading import problems, read_all
@@ -113,7 +115,21 @@ def test_other_file_type_is_named_with_fix(
     with Source(str(path)) as source, pytest.raises(FileError) as raised:
         DeviceFile(source, Options())
     assert raised.value.as_problem().message.startswith(f"the file is {file_type}. ")
+    assert raised.value.line == 0
     assert fix in raised.value.fix
+
+
+@pytest.mark.parametrize(
+    ("head", "is_text"),
+    [
+        (bytes(12) + b"x" * 88 + bytes(9), True),
+        (bytes(12) + b"x" * 87 + bytes(1), False),
+    ],
+    ids=["12 of 100", "13 of 100"],
+)
+def test_few_nul_bytes_may_be_text(head: bytes, is_text: bool) -> None:
+    with nullcontext() if is_text else pytest.raises(FileError):
+        assert encoding_of(head, "utf-8") == "utf-8"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
