@@ -142,7 +142,7 @@ def test_cell_of_another_type_is_rejected(column: str, cell: str, reason: str) -
 def test_all_errors_of_row_are_reported() -> None:
     table = (
         "identifier,a:number,b:boolean,c\nSN-1,x,#NV,z\nSN-2,1\n"
-        "SN-3,1,true,z,,4\nSN-4,1,true,z,,\nSN-\xf6,1,true,z,\xf6\n"
+        "SN-3,1,true,z,,4,\xf6\nSN-4,1,true,z,,\nSN-\xf6,1,true,z,\xf6,4\n"
     )
     assert problems(table.encode("latin-1"), "csv") == [
         (
@@ -152,7 +152,7 @@ def test_all_errors_of_row_are_reported() -> None:
             'column "a:number": expected a number, got "x"',
         ),
         (3, "", "expected 4 cells (as in the header), got 2"),
-        (4, "", 'expected 4 cells (as in the header), got 6; surplus cell: "4"'),
+        (4, "", 'expected 4 cells (as in the header), got 7; surplus cell: "4"'),
         (
             6,
             "",
