@@ -1,5 +1,5 @@
 -- Send the request bodies of a file (one per line) in turn, and print the result as JSON.
--- Usage: wrk --script load.lua URL -- FILE API_KEY
+-- Usage: wrk --script requests.lua URL -- FILE API_KEY
 
 local requests = {}
 local turn = 0

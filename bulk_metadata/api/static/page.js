@@ -1,4 +1,4 @@
-// Swagger UI, with the example of the one endpoint ready to be sent.
+// Swagger UI, with an example request that is ready to send.
 "use strict";
 
 const ui = SwaggerUIBundle({
@@ -12,12 +12,12 @@ const ui = SwaggerUIBundle({
   validatorUrl: null,
 });
 
-// Sent with each call, and kept nowhere.
+// The page sends the API key with each request and does not store it.
 document.getElementById("key").addEventListener("input", (event) => {
   ui.preauthorizeApiKey("key", event.target.value.trim());
 });
 
-// Swagger UI has a dark style, and leaves it to the page when to use it.
+// The dark style of Swagger UI applies only if the page enables it.
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
 dark.addEventListener("change", follow);
