@@ -37,25 +37,25 @@ install: .venv/installed ## Install everything into .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement tests/mutants-requirements.txt
 	@touch $@
 
-run: .venv/installed ## Run the service with an embedded PostgreSQL and an example organization
+run: .venv/installed ## Run the service with an embedded PostgreSQL and a demo organization
 	@$(BIN)/python -m bulk_metadata.demo
 
 # A process for each core, and a list of the slowest tests.
 PYTEST := pytest -n logical --maxprocesses 4 --durations=10 --durations-min=1
 T ?= -m 'not (faults or browser or containers or benchmarks)'
 
-test: .venv/installed ## Run the tests (2 min), or a part of them: make test T=tests/api
+test: .venv/installed ## Run the tests without fault injection (2 min), or only some: make test T=tests/api
 	@$(BIN)/$(PYTEST) $(T)
 
-check: lint types coverage ## Run all checks that must pass before a commit (6 min)
+check: lint types coverage ## Run all checks before a commit: lint, types, coverage (6 min)
 
 soak: export SOAK_FACTOR ?= 50
 soak: export SOAK_SEED ?= $(shell od -A n -N 4 -t u4 /dev/urandom | tr -d ' ')
-soak: .venv/installed-benchmarks ## Run long random searches and the tests of the benchmark (30 min)
+soak: .venv/installed-benchmarks ## Run long random searches, fault injection, and the tests of the benchmark (30 min)
 	@echo "To repeat this run: make soak SOAK_FACTOR=$$SOAK_FACTOR SOAK_SEED=$$SOAK_SEED"
 	@$(BIN)/$(PYTEST) --hypothesis-seed=$$SOAK_SEED -m 'soak or hypothesis or benchmarks'
 
-mutants: .venv/installed-mutants ## Check that tests detect changes of the core modules (25 min)
+mutants: .venv/installed-mutants ## Run mutation tests of the core modules (25 min)
 	@$(BIN)/python -m tests.mutants
 
 bench: .venv/installed-benchmarks ## Run the benchmark (15 min) and write benchmarks/RESULTS.md
@@ -64,7 +64,7 @@ bench: .venv/installed-benchmarks ## Run the benchmark (15 min) and write benchm
 bench-quick: .venv/installed-benchmarks ## Run a short benchmark (2 min)
 	@$(BIN)/python -m benchmarks --effort quick .data/benchmarks
 
-bench-push: .venv/installed-benchmarks ## Measure check, push, import and export of a million devices (5 min)
+bench-push: .venv/installed-benchmarks ## Measure check, upload, import and export of a million devices (5 min)
 	@$(BIN)/python -m benchmarks.push
 
 screenshot: .venv/installed-benchmarks ## Create docs/push.svg, a screenshot of an upload
