@@ -26,7 +26,7 @@ worker_class = "bulk_metadata.server.worker.Worker"
 # Per worker. A common limit is 1,024 file descriptors, and PostgreSQL and the metrics
 # port need some.
 worker_connections = 900
-# Seconds. Fleet tools send many requests on one connection, which saves handshakes.
+# Seconds. A client that sends many requests on one connection saves handshakes.
 keepalive = 30
 # Seconds. On SIGTERM and SIGHUP, requests in flight complete: they take REQUEST_TIMEOUT
 # for the body, and up to two attempts for each of two statements.
@@ -37,7 +37,7 @@ graceful_timeout = settings.request_timeout + 2 * (
 limit_request_field_size = 16_384
 # gunicorn would accept these headers from clients on the same machine.
 forwarder_headers = ""
-# The only interface to a running gunicorn are signals.
+# Signals are the only interface to a running gunicorn.
 control_socket_disable = True
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)

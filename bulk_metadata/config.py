@@ -7,13 +7,13 @@ from typing import Any
 
 from bulk_metadata.core.limits import DEFAULT_MAX_BODY_BYTES
 
-# Maximum of a number.
+# Maximum values of numeric settings.
 MAXIMA = {
     # PostgreSQL limits a value to 1 GiB. Parsing many small values, or the text of many
     # numbers like 1e308, comes near this limit for a larger body.
     "max_body_bytes": 16 * 1024 * 1024,
 }
-# A day in seconds. Higher numbers are mistakes.
+# A day in seconds. Larger numbers are mistakes.
 DEFAULT_MAXIMUM = 86_400
 
 # A host name, an IPv4 address or an IPv6 address in brackets, and a port.
@@ -47,8 +47,8 @@ class Config:
     lock_timeout: int = 4
     statement_timeout: int = 6
     answer_timeout: int = 8
-    # To read a request, and to write a response. Sufficient for the largest body over a
-    # slow network.
+    # For reading a request, and again for writing a response. Sufficient for the
+    # largest body over a slow network.
     request_timeout: int = 30
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
 
@@ -93,7 +93,7 @@ class Config:
 
 
 def address(bind: str) -> tuple[str, int]:
-    """Return host and port of BIND or METRICS_BIND. The system chooses a port for 0."""
+    """Return the host and port of BIND or METRICS_BIND. Port 0 means any free port."""
     host, _, port = bind.rpartition(":")
     return host.strip("[]"), int(port)
 

@@ -1,5 +1,4 @@
-"""Step 2: read the request: the dry-run parameter and the body, parsed but
-unaltered."""
+"""Step 2: read the dry-run parameter and parse the body, without validation."""
 
 import codecs
 import re
@@ -97,8 +96,8 @@ def read_body(stream: IO[bytes], content_length: int | None, limit: int) -> byte
 
 
 def parse_body(body: bytes) -> Body | dict[str, JsonText] | JsonText:
-    """Return the JSON value in ``body``: a valid Body, else the members of an object,
-    else any other value as text.
+    """Return the JSON value in ``body``: a valid Body, otherwise the members of an
+    object, otherwise the value as text.
 
     Raises ApiError 400 if the body is not JSON (RFC 8259) in UTF-8.
     """

@@ -17,7 +17,7 @@ from bulk_metadata.core.errors import (
 from bulk_metadata.core.json_text import Struct, encode
 from bulk_metadata.telemetry.context import context
 
-# Instructions of every response to browsers and caches.
+# Headers of every response, for browsers and caches.
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 ROUTING_ERRORS = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}

@@ -56,14 +56,14 @@ CHECK_EXIT_CODES = """\b
 Exit codes:
   0    the file has no errors
   1    the file has errors: they are on standard error
-  2    the command or an option is wrong
+  2    the command or an option is invalid
 """
 
 PUSH_EXIT_CODES = """\b
 Exit codes:
   0    all devices were updated
   1    some devices were not updated: the reason is on standard error
-  2    the command or an option is wrong
+  2    the command or an option is invalid
   3    some devices were not found
   129  stopped by SIGHUP
   130  stopped by Ctrl-C (SIGINT)
@@ -91,7 +91,7 @@ COMMON_OPTIONS = [
     ),
     click.option("--quiet", is_flag=True, help="Print only errors."),
     click.option(
-        "--json", "as_json", is_flag=True, help="Print problems and summary as JSON."
+        "--json", "as_json", is_flag=True, help="Print errors and summary as JSON."
     ),
 ]
 
@@ -105,7 +105,7 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def commands() -> None:
-    """Replace the metadata of whole fleets of devices."""
+    """Upload the metadata of a fleet of devices from a file."""
 
 
 @commands.command("push", epilog=PUSH_EXIT_CODES)
@@ -185,10 +185,10 @@ def push_command(
     key: Path | None,
     **options: Any,
 ) -> None:
-    """Replace the metadata of the devices in FILE, or in standard input if FILE is -.
+    """Replace the metadata of the devices in FILE.
 
-    FILE is CSV, TSV, NDJSON or JSON, also compressed with gzip. The proxy variables
-    http_proxy, https_proxy and no_proxy apply.
+    FILE is a CSV, TSV, NDJSON or JSON file, also compressed with gzip, or "-" for
+    standard input. The proxy variables http_proxy, https_proxy and no_proxy apply.
     """
     kind = "dry-run" if options["dry_run"] else "results"
     results = results or Path(f"{'stdin' if file == STDIN else file}.{kind}.csv")
@@ -233,7 +233,7 @@ def check_command(
     max_body_bytes: int,
     **options: Any,
 ) -> None:
-    """Validate FILE, or standard input if FILE is -, without sending it."""
+    """Validate FILE, or standard input if FILE is "-", without sending it."""
     described = Options(max_bytes=max_body_bytes, **options)
     with (
         running(summary, file, quiet=quiet, as_json=as_json) as (display, stop),
@@ -249,7 +249,7 @@ def check_command(
             journal.close(delete=False)
     if not (quiet or as_json):
         devices = counted(display.statistics.statuses.total(), "device")
-        click.echo(f"{summary.name}: {devices}, no problems")
+        click.echo(f"{summary.name}: {devices}, no errors")
 
 
 @contextmanager
@@ -271,8 +271,8 @@ def running(
 
 
 def open_file(path: str, options: Options, display: Display, stop: Stop) -> DeviceFile:
-    """Open the file and detect its type. Raises InvalidFileError if it is no device
-    file, after the problem is printed."""
+    """Open the file and detect its type. Raises InvalidFileError if it is not a
+    device file, after the problem is printed."""
     with stop.raising():
         source = Source(path)
     try:
@@ -308,9 +308,7 @@ def read_key(key_file: Path | None, *, is_piped: bool) -> str:
     if not key:
         if key_file:
             raise click.UsageError(f"{key_file} contains no API key.")
-        raise click.UsageError(
-            f"No API key: Set {KEY_VARIABLE}, or use --key-file FILE."
-        )
+        raise click.UsageError(f"No API key. Set {KEY_VARIABLE} or use --key-file.")
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise click.UsageError("The API key contains invalid characters.")
     return key

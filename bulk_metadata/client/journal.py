@@ -107,7 +107,7 @@ class Journal:
         self.path = path
         if resume and not path.exists():
             raise JournalError(f"There is no run to resume: {path} does not exist.")
-        # Waiting for the lock is useless: a run keeps it to its end.
+        # Do not wait for the lock, because a run holds it until it exits.
         self._connection = sqlite3.connect(path, timeout=0, isolation_level=None)
         try:
             self._connection.executescript(SETTINGS + TABLES)

@@ -76,7 +76,7 @@ def protect_output() -> None:
 
 
 class Display(AbstractContextManager["Display"]):
-    """The output of a run. This class prints messages only, its subclasses progress."""
+    """The output of a run. This class prints messages; its subclasses add progress."""
 
     def __init__(self, name: str, *, as_json: bool = False) -> None:
         """``name`` is the name of the file. With ``as_json``, problems are printed to
@@ -226,7 +226,7 @@ class CountColumn(ProgressColumn):
 
 
 def make_display(name: str, *, quiet: bool, as_json: bool) -> Display:
-    """Return the display for the terminal, log file or silence that is needed."""
+    """Return a display for a terminal, for a log file, or without progress."""
     if quiet:
         return Display(name, as_json=as_json)
     is_terminal = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "")

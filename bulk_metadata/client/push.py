@@ -145,7 +145,7 @@ def check(
 def _facts(
     file: DeviceFile, settings: Settings, display: Display, stop: threading.Event
 ) -> dict[str, str]:
-    """Return the facts that a resumed run must share with the run before."""
+    """Return the facts that a resumed run must share with the previous run."""
 
     source = file.source
 

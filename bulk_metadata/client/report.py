@@ -93,7 +93,7 @@ class Summary:
 
     @property
     def reason(self) -> str:
-        """Why the exit code is FAILED, for standard error."""
+        """The reason for the exit code FAILED, for standard error."""
         return self.failure or ", ".join(
             f"{number:,} {words}"
             for number, words in self.statistics.counts()

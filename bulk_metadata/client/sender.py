@@ -62,7 +62,7 @@ class Sender:
         self._updated = "would_update" if dry_run else "updated"
         self._halves: deque[Batch] = deque()
         self._last_response = 0.0
-        #: Why the run ended before all devices were sent, or "".
+        #: The reason why the run ended before all devices were sent, or "".
         self.failure = ""
 
     def run(self, devices: Iterable[Device], concurrency: int) -> None:
@@ -143,14 +143,14 @@ class Sender:
                 return
             self._record(devices, [])
             if error.action is Action.RETRY:
-                self._give_up(request, error)
+                self._report_unsent(request, error)
         except StoppedError:
             self._record(devices, [])
         else:
             self._last_response = time.monotonic()
             self._record(devices, outcomes)
 
-    def _give_up(self, request: Request, error: RequestError) -> None:
+    def _report_unsent(self, request: Request, error: RequestError) -> None:
         """Report that all attempts failed. End the run if all other requests fail, too:
         otherwise another program may lock one of the devices."""
         first, last = request.batch.devices[0].line, request.batch.devices[-1].line

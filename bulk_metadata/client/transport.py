@@ -42,7 +42,7 @@ from bulk_metadata.core.text import mask, printable, shorten
 # A request without devices. The service responds with 400 and never writes.
 PROBE = b'{"devices":{}}'
 
-# What OpenSSL calls the messages of a server that does not use TLS at this port.
+# Errors of OpenSSL for a server that does not use TLS on this port.
 NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER")
 
 # Alerts of OpenSSL for a missing or invalid client certificate.
@@ -146,8 +146,8 @@ class Transport:
         if not found.items() & devices.items():
             raise RequestError(
                 Failure.ORGANIZATION,
-                "The API key belongs to another organization than the one of the run "
-                "before. Use an API key of the same organization",
+                "The API key belongs to another organization. Use an API key of the "
+                "organization of the previous run",
             )
 
     def _post(self, body: bytes, query: str) -> urllib3.BaseHTTPResponse:

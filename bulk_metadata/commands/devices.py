@@ -25,15 +25,17 @@ from bulk_metadata.files.table import csv_writer
 @click.argument("organization")
 @click.argument("file", type=FILE)
 @file_options
-@click.option("--json", "as_json", is_flag=True, help="Errors and summary as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print errors and summary as JSON."
+)
 def import_devices_command(
     organization: str, file: str, as_json: bool, **options: Any
 ) -> None:
-    """Create the devices of FILE in ORGANIZATION (name or ID).
+    """Create devices from FILE.
 
-    FILE is a CSV, TSV, NDJSON or JSON file, also compressed with gzip, or "-" for
-    standard input. Existing devices are skipped. If the file contains an error, nothing
-    is imported.
+    ORGANIZATION is a name or an ID. FILE is a CSV, TSV, NDJSON or JSON file, also
+    compressed with gzip, or "-" for standard input. Existing devices are skipped. If
+    the file contains an error, nothing is imported.
     """
     with open_source(file) as source, session() as cursor:
         organization_id = find_organization(cursor, organization)
@@ -65,10 +67,11 @@ def import_devices_command(
 def export_devices_command(
     organization: str, file: str, identifiers_file: str | None
 ) -> None:
-    """Write the devices of ORGANIZATION (name or ID) to FILE, or to standard output.
+    """Export the devices of an organization.
 
-    FILE is CSV or TSV if it has that extension, otherwise NDJSON. The extension .gz
-    compresses it. "bulk-metadata push FILE" restores the metadata.
+    ORGANIZATION is a name or an ID. Without FILE, the devices are written to standard
+    output. FILE is CSV or TSV if it has that extension, otherwise NDJSON. The extension
+    .gz compresses it. "bulk-metadata push FILE" restores the metadata.
     """
     with session() as cursor:
         organization_id = find_organization(cursor, organization)

@@ -43,7 +43,9 @@ class Change(NamedTuple):
 def diff_devices_command(
     organization: str, file: str, as_json: bool, **options: Any
 ) -> None:
-    """Show the changes that a push of FILE to ORGANIZATION (name or ID) would make.
+    """Show the changes that a push of FILE would make.
+
+    ORGANIZATION is a name or an ID.
 
     Exit codes: 0 if no device would change, 2 if devices would change, 1 if the file
     contains an error.

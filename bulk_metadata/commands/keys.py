@@ -16,14 +16,19 @@ from bulk_metadata.db.accounts import (
 
 @blueprint.cli.command("create-key")
 @click.argument("organization")
-@click.option("--name", default="default", show_default=True, help="Name of the key.")
+@click.option(
+    "--name", default="default", show_default=True, help="Name of the API key."
+)
 @click.option(
     "--expires-in",
     metavar="SPAN",
-    help="Time until expiry, for example '90 days' or '12 hours'. Default: never.",
+    help="Time until expiry, for example '90 days' or '12 hours'.  [default: never]",
 )
 def create_key_command(organization: str, name: str, expires_in: str | None) -> None:
-    """Create an API key for ORGANIZATION (its ID or name) and print it once."""
+    """Create an API key and print it once.
+
+    ORGANIZATION is a name or an ID.
+    """
     with session() as cursor:
         organization_id = find_organization(cursor, organization)
         key = create_key(cursor, organization_id, name, expires_in)
@@ -41,8 +46,10 @@ def create_key_command(organization: str, name: str, expires_in: str | None) -> 
 @blueprint.cli.command("list-keys")
 @click.argument("organization", required=False)
 def list_keys_command(organization: str | None) -> None:
-    """List the IDs and states of the API keys of ORGANIZATION (its ID or name), or of
-    all organizations."""
+    """List the API keys of one or all organizations.
+
+    ORGANIZATION is a name or an ID.
+    """
     with session() as cursor:
         organization_id = (
             None if organization is None else find_organization(cursor, organization)
@@ -57,7 +64,7 @@ def list_keys_command(organization: str | None) -> None:
 @blueprint.cli.command("revoke-key")
 @click.argument("key_id", type=click.UUID)
 def revoke_key_command(key_id: UUID) -> None:
-    """Revoke the API key with the ID KEY_ID immediately and permanently."""
+    """Revoke an API key immediately and permanently."""
     with session() as cursor:
         revoked_at = revoke_key(cursor, str(key_id))
     report(f"API key {key_id} was revoked at {revoked_at}")

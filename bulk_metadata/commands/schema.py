@@ -7,7 +7,11 @@ from bulk_metadata.db.schema import apply_schema
 
 @blueprint.cli.command("init-db")
 def init_db_command() -> None:
-    """Create or upgrade the tables and the role of the service."""
+    """Create or upgrade the database schema.
+
+    The schema consists of the tables and the role of the service. This command is safe
+    to repeat.
+    """
     schema = change_schema(apply_schema)
     for warning in schema.warnings:
         report(warning, err=True)

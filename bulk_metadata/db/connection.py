@@ -23,8 +23,8 @@ AnyConnection = TypeVar("AnyConnection", bound=Connection)
 
 # The statements of a request find rows by key. By default, the planner scans the whole
 # fleet from about 100,000 devices on, and locks rows in the order of its scan, which is
-# slow and allows deadlocks. Without the costs of 0 it may read a whole organization for
-# each row of VALUES, because it underestimates the size of the organization.
+# slow and allows deadlocks. Without the costs of 0, it may read all devices of the
+# organization for each row of a request, because it underestimates their number.
 PLAN = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
@@ -35,8 +35,9 @@ PLAN = {
     "cpu_operator_cost": "0",
 }
 
-# The backend of a connection that broke may still receive a statement, after the retry
-# has succeeded. A backend that uses its process ID by now started later. Milliseconds.
+# After a connection breaks, its backend may still receive a statement, even after the
+# retry has succeeded. The start times exclude a new backend with the same process ID.
+# The timeout is in milliseconds.
 TERMINATE_PREVIOUS = """
 SELECT pg_terminate_backend(previous.pid, 1000)
   FROM pg_stat_activity AS previous
@@ -58,7 +59,7 @@ class PooledConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open, as far as libpq has noticed."""
+        """Whether the connection is open, as far as libpq knows."""
         return self._connection is not None and not self._connection.closed
 
     def close(self) -> None:

@@ -13,9 +13,9 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-# The service pins the plan (connection.py), so the plan is the same for all values. Without this
-# setting, PostgreSQL may plan the statements again for each execution. Citus must plan
-# again, because it selects the shard in the plan.
+# The service pins the plan (connection.py), so the plan is the same for all values.
+# Without this setting, PostgreSQL may plan the statements again for each execution.
+# Citus must plan again, because it selects the shard in the plan.
 USE_GENERIC_PLANS = """
 SELECT set_config('plan_cache_mode', 'force_generic_plan', false)
  WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')

@@ -40,7 +40,7 @@ TIME_UNIT = re.compile(r"[A-Za-z:]")
 
 
 class OperatorError(Exception):
-    """A command failed. The message tells the operator the reason and the remedy."""
+    """A command failed. The message contains the reason and the fix."""
 
 
 class ConflictError(OperatorError):

@@ -1,4 +1,4 @@
-"""DATABASE_URL, parsed without showing its password in an error message."""
+"""A parser of DATABASE_URL that reveals no password in an error message."""
 
 import re
 
@@ -8,8 +8,8 @@ from psycopg2.extensions import parse_dsn
 from bulk_metadata.config import ConfigError
 
 # A URL that libpq splits as intended. With an unescaped @, : or / in the password,
-# libpq takes a part of the password for the host, the port or the database, and quotes
-# it in error messages.
+# libpq interprets a part of the password as the host, the port or the database, and
+# quotes it in error messages.
 SAFE_URL = re.compile(
     r"postgres(?:ql)?://(?:[^@/:]*(?::[^@/:]*)?@)?[^@/?]*(?:/[^@?]*)?(?:\?.*)?", re.S
 )
@@ -29,7 +29,7 @@ def parse_url(url: str) -> dict[str, str]:
         parameters: dict[str, str] = parse_dsn(url)
     except (psycopg2.ProgrammingError, UnicodeError):
         parameters = {"port": "invalid"}
-    # Without the @, libpq takes the password for the port.
+    # Without the @, libpq interprets the password as the port.
     if re.search("[^0-9,]", parameters.get("port", "")):
         raise ConfigError(
             "DATABASE_URL is not a PostgreSQL connection URL. "

@@ -34,7 +34,7 @@ curl http://{bind}/api/ext-v1/device/bulk-metadata \\
         "SN-B200": {{"firmwareVersion": "3.2.1", "status": "maintenance"}},
         "SN-UNKNOWN": {{"status": "active"}}}}}}'
 
-To send it from a browser, open http://{bind}/docs
+To send the request from a browser, open http://{bind}/docs
 The API key is stored in {key_file}
 """
 
@@ -93,7 +93,7 @@ def check_ports(config: Config) -> None:
             socket.create_server((host, port), family=family).close()
         except OSError as error:
             raise click.ClickException(
-                f"Cannot listen at {bind}: {error.strerror}. Stop the program that "
+                f"Cannot listen on {bind}: {error.strerror}. Stop the program that "
                 "uses the port, or choose another port: "
                 f"make run {name.upper()}=127.0.0.1:{other}"
             ) from None

@@ -1,4 +1,4 @@
-"""The fix for each error in a device file, in the words of a spreadsheet user."""
+"""The fix for each error in a device file, worded for spreadsheet users."""
 
 # File types
 SAVE_EXCEL = (

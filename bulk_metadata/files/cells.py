@@ -1,7 +1,7 @@
-r"""Cells of a CSV or TSV file: values that cannot be intended.
+r"""Unintended values in the cells of a CSV or TSV file.
 
-A value with only one possible meaning is corrected: ``="0071"`` is 0071, and ``\N`` is
-an empty cell. Other such values are rejected.
+If only one meaning is possible, the value is corrected: ``="0071"`` becomes 0071, and
+``\N`` an empty cell. Otherwise the value is rejected.
 """
 
 import re
@@ -13,7 +13,7 @@ from bulk_metadata.files import advice
 from bulk_metadata.files.device import DeviceError
 from bulk_metadata.files.source import INVALID_BYTE, encoding_error
 
-# PostgreSQL and MySQL write it for NULL.
+# PostgreSQL and MySQL write this text for NULL.
 NULL_MARK = r"\N"
 
 # Invisible, and without any function at the beginning or the end of a text.
@@ -48,7 +48,7 @@ SCIENTIFIC = re.compile(r"[+-]?\d+(?:[eE]\+\d{1,3}|[.,]\d+[eE][+-]?\d{1,3})")
 # Marks of a missing value in the exports of programs.
 MISSING = {"null", "(null)", "<null>", "nil", "none", "nan", "n/a", "undefined"}
 
-# Identifiers that begin otherwise have an ordinary form.
+# Identifiers with another first character need no check of their form.
 UNUSUAL_BEGINNING = frozenset("'=+-0123456789(<nNuU")
 
 
@@ -100,7 +100,7 @@ def clean_identifier(cell: str) -> str:
 
 
 def is_read_back(identifier: str) -> bool:
-    """Return whether ``identifier`` can be in a cell: the cell is read unchanged."""
+    """Return whether a cell with ``identifier`` is read back unchanged."""
     try:
         return clean_identifier(clean_cell(identifier)) == identifier
     except DeviceError:
@@ -114,9 +114,9 @@ def _check_form(identifier: str) -> None:
     elif text.startswith("="):
         reason, fix = "is a formula", advice.FORMULA
     elif identifier.lower() in MISSING:
-        reason, fix = "is the mark of a missing value", advice.IDENTIFIER
+        reason, fix = "marks a missing value", advice.IDENTIFIER
     elif identifier.startswith("'") and identifier.endswith("'"):
-        reason, fix = "is between apostrophes", advice.APOSTROPHES
+        reason, fix = "is enclosed in apostrophes", advice.APOSTROPHES
     else:
         return
     raise DeviceError(f'the identifier "{shorten(identifier)}" {reason}', fix)
@@ -142,7 +142,7 @@ def _without_invisible(identifier: str) -> str:
         names = ", ".join(dict.fromkeys(found))
         raise DeviceError(
             f'the identifier "{shorten(visible)}" contains invisible characters '
-            f"({names}, here ?)",
+            f"({names}, shown as ?)",
             advice.INVISIBLE,
         )
     return identifier

@@ -17,7 +17,7 @@ from bulk_metadata.files.device import DeviceError
 # RFC 8259, 6.
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
-# In many languages of Excel a number has a comma: 3,70.
+# In many languages, Excel writes a decimal comma: 3,70.
 COMMA_NUMBER = re.compile(r"-?[0-9.]*,[0-9]+")
 
 BOOLEANS = {"true": JsonText(b"true"), "false": JsonText(b"false")}

@@ -71,7 +71,7 @@ def _explain(text: str) -> DeviceError:
         return DeviceError('the member "identifier" is missing', advice.JSON_DEVICE)
     identifier = bytes(members["identifier"]).decode()
     if not identifier.startswith('"'):
-        reason = f'the identifier must be a text, got "{shorten(identifier)}"'
+        reason = f'the identifier must be a string, got "{shorten(identifier)}"'
         return DeviceError(reason, advice.JSON_TEXT)
     unknown = next((name for name in members if name not in MEMBER_NAMES), "")
     reason = f'the member "{shorten(unknown)}" is unknown'

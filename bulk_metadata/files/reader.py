@@ -29,7 +29,7 @@ DESCRIBED = ("encoding", "identifier_column", "allow_empty")
 # Devices that are validated together.
 CHUNK_DEVICES = 1000
 
-# A request without the identifier and the metadata of its device.
+# Size of a request for one device, without its identifier and metadata.
 REQUEST_BYTES = len(b'{"devices":{:}}')
 
 # Characters of an identifier whose UTF-8 is certainly short enough, and the bytes of a
@@ -115,7 +115,7 @@ def _last_problem(number: int, error: FileError) -> Problem:
 def _validated(
     devices: list[Device], problems: list[Problem], options: Options
 ) -> Chunk:
-    """Return a chunk in which ``devices`` without errors remain."""
+    """Return a chunk with the valid ``devices`` and all problems."""
     # One search in all of them takes a third of the time of a search in each.
     is_suspect = may_violate(b",".join([device.document for device in devices]))
     if not is_suspect and _are_ordinary(devices, options.max_bytes or sys.maxsize):

@@ -146,12 +146,12 @@ class Rows:
             self._backslash_line = self._backslash_line or line
         if self._null_line and self._backslash_line and "\\" in cell:
             reason = (
-                f'"{shorten(cell)}" has an unclear meaning: line {self._null_line} '
+                f'"{shorten(cell)}" is ambiguous: line {self._null_line} '
                 f"contains \\N, and line {self._backslash_line} another backslash"
             )
             raise DeviceError(reason, advice.BACKSLASH)
         if cell == "NULL" and place != self._place:
-            raise DeviceError('"NULL" is the mark of a missing value', advice.NULL)
+            raise DeviceError('"NULL" marks a missing value', advice.NULL)
         return clean_cell(cell)
 
     def _document(self, row: list[str], errors: list[DeviceError]) -> bytes:

@@ -48,7 +48,7 @@ READ_ERRORS = (OSError, EOFError, zlib.error)
 
 
 class Source:
-    """An open file, which remains the same file if its name is given to another."""
+    """An open file, which can be read even if another file replaces it."""
 
     def __init__(self, path: str) -> None:
         """Open the file, or standard input if ``path`` is STDIN. Raises OSError."""
@@ -93,8 +93,8 @@ class Source:
         return digest.hexdigest()
 
     def open(self) -> BinaryIO:
-        """Return the decompressed content, from the beginning. An earlier return value
-        cannot be read any longer."""
+        """Return the decompressed content, from the beginning. A file that was returned
+        earlier can no longer be read."""
         descriptor = self._raw.fileno()
         os.lseek(descriptor, 0, os.SEEK_SET)
         file = open(descriptor, "rb", closefd=False)  # noqa: SIM115  # returned

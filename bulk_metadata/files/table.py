@@ -28,7 +28,7 @@ csv.field_size_limit(MAX_LENGTH)
 
 SEPARATORS = ",;\t|"
 
-# Quotation marks around cells. LibreOffice can write the second one.
+# Quotation marks around cells. LibreOffice can use the apostrophe.
 QUOTES = "\"'"
 
 # PowerShell's Export-Csv writes it before the header.

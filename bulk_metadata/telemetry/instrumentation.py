@@ -34,5 +34,5 @@ def finish(status: int, *, counted: bool = True) -> None:
     if counted:
         metrics.count(context, status)
     access_log.write(context, status)
-    # The traceback keeps the local variables alive, the body among them.
+    # The traceback keeps the local variables alive, including the body.
     context.exception = None

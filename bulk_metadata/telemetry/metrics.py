@@ -25,11 +25,11 @@ from bulk_metadata.telemetry.multiprocess import share_values
 
 share_values()
 disable_created_metrics()
-# Metrics of one process, and the metrics port responds for all workers.
+# These metrics describe one process, but the metrics port responds for all workers.
 for collector in (GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR):
     REGISTRY.unregister(collector)
 
-# Seconds. From an error response to REQUEST_TIMEOUT.
+# Seconds. The range is from a fast error response to REQUEST_TIMEOUT.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 REQUESTS = Counter("bulk_metadata_requests", "Requests, by status.", ["status"])

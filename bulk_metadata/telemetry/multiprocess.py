@@ -18,7 +18,7 @@ from prometheus_client import values
 # increment is lost if two of them count at the same moment.
 CELLS = mmap.PAGESIZE // 8
 
-# The cells of all gauges. Their values end with their worker.
+# The cells of all gauges, which are reset when their worker exits.
 _gauges: list["memoryview[float]"] = []
 
 _cell = 0

@@ -221,7 +221,7 @@ def test_closed_standard_input_is_reported(tmp_path: Path) -> None:
     (tmp_path / "fleet.ndjson").write_bytes(FLEET)
     assert without_stdin("fleet.ndjson", BULK_METADATA_API_KEY="") == (
         2,
-        "Error: No API key: Set BULK_METADATA_API_KEY, or use --key-file FILE.",
+        "Error: No API key. Set BULK_METADATA_API_KEY or use --key-file.",
     )
 
 

@@ -224,7 +224,7 @@ def test_check_needs_no_key_and_no_url(tmp_path: Path) -> None:
     done = check("fleet.ndjson")
     assert (done.returncode, done.stdout) == (
         0,
-        "fleet.ndjson: 1 device, no problems\n",
+        "fleet.ndjson: 1 device, no errors\n",
     )
     assert check("fleet.ndjson", "--quiet").stdout == ""
     (tmp_path / "fleet.ndjson").write_text(line * 2)

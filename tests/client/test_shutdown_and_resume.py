@@ -32,7 +32,7 @@ from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 
 DEVICES = numbered(10)
-SET_KEY = "Set BULK_METADATA_API_KEY, or use --key-file FILE."
+SET_KEY = "Set BULK_METADATA_API_KEY or use --key-file."
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_resume_checks_organization_of_new_key(
     before, pusher.key = globex.rows(), globex.key
     done = pusher.push("--resume")
     assert done.code == 1
-    assert "Error: The API key belongs to another organization " in done.err
+    assert "Error: The API key belongs to another organization. " in done.err
     assert globex.rows() == before
     pusher.key = acme.create_key()
     proxy.requests.clear()
@@ -536,8 +536,8 @@ def test_unknown_extension_is_rejected(pusher: Client) -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("", f"No API key: {SET_KEY}"),
-        ("  ", f"No API key: {SET_KEY}"),
+        ("", f"No API key. {SET_KEY}"),
+        ("  ", f"No API key. {SET_KEY}"),
         ("tlm_ü", "The API key contains invalid characters."),
         ("tlm_a\nHost: other", "The API key contains invalid characters."),
     ],

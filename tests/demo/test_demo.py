@@ -188,7 +188,7 @@ def test_port_in_use_is_reported(data: Path, setting: str, other: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         bind = f"127.0.0.1:{server.getsockname()[1]}"
         output = failure(data, **{setting: bind})
-    assert output.startswith(f"Error: Cannot listen at {bind}: Address already in use")
+    assert output.startswith(f"Error: Cannot listen on {bind}: Address already in use")
     assert output.endswith(f"choose another port: make run {setting}={other}\n")
     assert not data.exists()
 

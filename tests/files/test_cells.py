@@ -35,7 +35,7 @@ def test_identifier_is_read_as_intended(cell: str, identifier: str) -> None:
 
 
 SCIENTIFIC = 'the identifier "%s" is a number in scientific notation'
-MISSING = 'the identifier "%s" is the mark of a missing value'
+MISSING = 'the identifier "%s" marks a missing value'
 IN_COLUMN = 'column "identifier": "%s" is %s'
 
 
@@ -48,7 +48,7 @@ IN_COLUMN = 'column "identifier": "%s" is %s'
         ],
         ("'3.57E+14", SCIENTIFIC % "'3.57E+14"),
         *[(cell, MISSING % cell) for cell in ("NULL", "null", "NaN", "None", "(null)")],
-        ("'0071'", "the identifier \"'0071'\" is between apostrophes"),
+        ("'0071'", "the identifier \"'0071'\" is enclosed in apostrophes"),
         ("=B2", IN_COLUMN % ("=B2", "a formula")),
         ("=Z(1)S", IN_COLUMN % ("=Z(1)S", "a formula")),
         ("=x", 'the identifier "=x" is a formula'),
@@ -58,15 +58,15 @@ IN_COLUMN = 'column "identifier": "%s" is %s'
         (
             "SN\u200b-1\u00ad2",
             'the identifier "SN?-1?2" contains invisible characters '
-            "(U+200B, U+00AD, here ?)",
+            "(U+200B, U+00AD, shown as ?)",
         ),
         (
             "SN\u200d-1",
-            'the identifier "SN?-1" contains invisible characters (U+200D, here ?)',
+            'the identifier "SN?-1" contains invisible characters (U+200D, shown as ?)',
         ),
         (
             "S\x07N",
-            'the identifier "S?N" contains invisible characters (U+0007, here ?)',
+            'the identifier "S?N" contains invisible characters (U+0007, shown as ?)',
         ),
     ],
 )
@@ -138,16 +138,14 @@ def test_formula_instead_of_value_is_rejected(cell: str) -> None:
 
 def test_null_text_is_rejected() -> None:
     assert problems("identifier;a\nSN-1;NULL\n", "csv") == [
-        (2, "SN-1", 'column "a": "NULL" is the mark of a missing value')
+        (2, "SN-1", 'column "a": "NULL" marks a missing value')
     ]
 
 
 def test_backslash_is_unclear_in_file_with_null_mark() -> None:
     rows = "SN-1;a\\\\b;x\nSN-2;\\N;x\nSN-3;y\\t;x\n"
     found = problems(f"identifier;a;b\n{rows}", "csv")
-    unclear = (
-        "has an unclear meaning: line 3 contains \\N, and line 2 another backslash"
-    )
+    unclear = "is ambiguous: line 3 contains \\N, and line 2 another backslash"
     assert found == [
         (3, "SN-2", f'column "a": "\\N" {unclear}'),
         (4, "SN-3", f'column "a": "y\\t" {unclear}'),

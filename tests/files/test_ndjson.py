@@ -53,7 +53,7 @@ def test_members_can_have_any_order() -> None:
         ('{"metadata": {}}', 'the member "identifier" is missing'),
         (
             '{"identifier": 7, "metadata": {}}',
-            'the identifier must be a text, got "7"',
+            'the identifier must be a string, got "7"',
         ),
         (
             '{"identifier": "SN-1", "metadata": {}, "more": 1}',
