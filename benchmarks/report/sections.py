@@ -45,7 +45,8 @@ def baseline(results: Results) -> str:
     )
     text = f"""
 The latency of one request from one client, compared with statements that update the
-same devices without HTTP. psycopg2 sends these as prepared text over a warm connection.
+same devices without HTTP. psycopg2 sends them as complete SQL text over an open
+connection.
 The {BASELINE} is `UPDATE ... FROM (VALUES ...)`. The {LOWER_BOUND} is the fastest known
 statement: it expands one `jsonb` with `jsonb_each`, in an order that can deadlock with
 other statements. Times are medians in milliseconds, with the 99th percentile in
@@ -83,7 +84,8 @@ implementations of the endpoint (`benchmarks/alternatives/`). All use the same t
 and the same number of workers and database connections. The alternatives run with the
 default planner settings and up-to-date statistics. The fleet has
 {results.fleets[-1]:,} devices. Overlapping requests share {SHARED:,} devices, other
-requests none. CPU time is that of the application per request, without PostgreSQL.
+requests have no device in common. The CPU time is the time of the application per
+request, without PostgreSQL.
 The empty Flask view reads the body under the gunicorn settings of the service, without
 a database: it is the lower bound for any endpoint in Flask.
 """
@@ -111,8 +113,8 @@ def breakdown(results: Results) -> str:
     text = f"""
 The duration of each step of a request, from one client, to a fleet of
 {results.fleets[-1]:,} devices. The sampling profiler py-spy observes the worker from
-outside; waits for PostgreSQL count as part of their step. The profiler uses CPU time
-itself, so that the totals are higher than the latencies above.
+outside; waits for PostgreSQL count as part of their step. The profiler also
+uses CPU time, so the totals are higher than the latencies above.
 """
     return section("Breakdown", text, table(names, rows))
 

@@ -331,9 +331,9 @@ def main(prog_name: str = "bulk-metadata") -> NoReturn:
     except EXPECTED_ERRORS as error:
         summary.failure = str(error)
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         summary.failure = (
-            f"internal error: {error!r} ({place.name}, line {place.lineno})"
+            f"internal error: {error!r} ({frame.name}, line {frame.lineno})"
         )
     code = summary.exit_code if code is None else code
     if code == FAILED:

@@ -30,13 +30,12 @@ SEPARATOR_LINE = re.compile(r'"?sep=([^\w"\r\n])"?\s*', re.IGNORECASE)
 class Rows:
     """Converts the rows of a table to devices."""
 
-    def __init__(self, names: Sequence[str], place: int) -> None:
-        """Parse the ``names`` in the header. The one at ``place`` is the identifier
-        column. Raises DeviceError."""
+    def __init__(self, names: Sequence[str], identifier_index: int) -> None:
+        """Parse the ``names`` in the header. Raises DeviceError."""
         self._names = list(names)
-        self._place = place
-        self._name = names[place].casefold()
-        columns = [*names[:place], *names[place + 1 :]]
+        self._identifier_index = identifier_index
+        self._name = names[identifier_index].casefold()
+        columns = [*names[:identifier_index], *names[identifier_index + 1 :]]
         others = [name.casefold() for name in columns if name]
         #: Whether there is a column for metadata.
         self.have_metadata = bool(others)
@@ -45,11 +44,11 @@ class Rows:
             reason = 'the table has the column "metadata" and other columns'
             raise DeviceError(reason, advice.METADATA_COLUMN)
         self._columns = list(self._parse_columns())
-        self._json_places = [
-            place for place, _, column in self._columns if column.type == "json"
+        self._json_indexes = [
+            index for index, _, column in self._columns if column.type == "json"
         ]
-        self._text_places = [
-            place for place in range(len(names)) if place not in self._json_places
+        self._text_indexes = [
+            index for index in range(len(names)) if index not in self._json_indexes
         ]
         # Lines of the first \N, and of the first other backslash.
         self._null_line = self._backslash_line = 0
@@ -57,13 +56,13 @@ class Rows:
     def _parse_columns(self) -> Iterator[tuple[int, str | None, Column]]:
         """Yield the index, the member that has the text of the cell, and the column."""
         tree: dict[str, Any] = {}
-        for place, name in enumerate(self._names):
-            if place != self._place and not name:
-                yield place, None, Nameless()
-            elif place != self._place:
+        for index, name in enumerate(self._names):
+            if index != self._identifier_index and not name:
+                yield index, None, Nameless()
+            elif index != self._identifier_index:
                 column = Column(f"{METADATA}:json" if self._have_documents else name)
                 column.claim(tree)
-                yield place, column.text_member, column
+                yield index, column.text_member, column
 
     def devices(
         self, rows: Iterable[tuple[int, list[str]]]
@@ -89,7 +88,7 @@ class Rows:
             except DeviceError as error:
                 return Problem(number, line, "", error.reason, error.fix)
         try:
-            identifier = clean_identifier(row[self._place])
+            identifier = clean_identifier(row[self._identifier_index])
         except DeviceError as error:
             errors.append(error)
         # The length rules out most identifiers in less time.
@@ -106,9 +105,9 @@ class Rows:
 
     def _text(self, row: list[str]) -> str:
         """Return the cells without the JSON, which may contain any characters."""
-        if not self._json_places:
+        if not self._json_indexes:
             return "".join(row)
-        return "".join([row[place] for place in self._text_places])
+        return "".join([row[index] for index in self._text_indexes])
 
     def _fit(self, row: list[str]) -> list[str]:
         """Return ``row`` with as many cells as the header. Raises DeviceError."""
@@ -130,15 +129,15 @@ class Rows:
     ) -> list[str]:
         """Return the intended values of the cells, and an empty cell for each error."""
         cleaned = row.copy()
-        for place in self._text_places:
+        for index in self._text_indexes:
             try:
-                cleaned[place] = self._cleaned_cell(line, place, row[place])
+                cleaned[index] = self._cleaned_cell(line, index, row[index])
             except DeviceError as error:
-                errors.append(self._in_column(place, error))
-                cleaned[place] = ""
+                errors.append(self._in_column(index, error))
+                cleaned[index] = ""
         return cleaned
 
-    def _cleaned_cell(self, line: int, place: int, cell: str) -> str:
+    def _cleaned_cell(self, line: int, index: int, cell: str) -> str:
         """Return the intended value of a cell. Raises DeviceError."""
         if cell == NULL_MARK:
             self._null_line = self._null_line or line
@@ -150,22 +149,22 @@ class Rows:
                 f"contains \\N, and line {self._backslash_line} another backslash"
             )
             raise DeviceError(reason, advice.BACKSLASH)
-        if cell == "NULL" and place != self._place:
+        if cell == "NULL" and index != self._identifier_index:
             raise DeviceError('"NULL" marks a missing value', advice.NULL)
         return clean_cell(cell)
 
     def _document(self, row: list[str], errors: list[DeviceError]) -> bytes:
         """Return the metadata in ``row`` as JSON text, empty if it has none."""
         metadata: dict[str, Any] = {}
-        for place, text_member, column in self._columns:
-            if cell := row[place]:
+        for index, text_member, column in self._columns:
+            if cell := row[index]:
                 if text_member is not None:
                     metadata[text_member] = cell
                     continue
                 try:
                     column.put(cell, metadata)
                 except DeviceError as error:
-                    errors.append(self._in_column(place, error))
+                    errors.append(self._in_column(index, error))
         if self._have_documents:
             return bytes(metadata.get(METADATA, b""))
         try:
@@ -175,8 +174,8 @@ class Rows:
             errors.append(DeviceError(reason, advice.NESTING))
             return b""
 
-    def _in_column(self, place: int, error: DeviceError) -> DeviceError:
-        name = shorten(self._names[place])
+    def _in_column(self, index: int, error: DeviceError) -> DeviceError:
+        name = shorten(self._names[index])
         return DeviceError(f'column "{name}": {error.reason}', error.fix)
 
 

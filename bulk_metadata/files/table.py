@@ -50,8 +50,7 @@ class Header(NamedTuple):
     separator: str
     quote: str
     names: list[str]
-    # Index of the identifier column.
-    place: int
+    identifier_index: int
 
 
 def read_table(text: TextIO, options: Options) -> Iterator[Device | Problem]:
@@ -60,11 +59,12 @@ def read_table(text: TextIO, options: Options) -> Iterator[Device | Problem]:
     lines = read_lines(text)
     header = _read_header(lines, options.identifier_column)
     try:
-        rows = Rows(header.names, header.place)
+        rows = Rows(header.names, header.identifier_index)
     except DeviceError as error:
         raise FileError(header.line, error.reason, error.fix) from None
     if not (rows.have_metadata or options.allow_empty):
-        reason = f'the table has no column except "{header.names[header.place]}"'
+        name = header.names[header.identifier_index]
+        reason = f'the table has no column except "{name}"'
         raise FileError(header.line, reason, advice.NO_METADATA)
     return rows.devices(_rows(lines, header))
 
@@ -84,9 +84,9 @@ def _read_header(lines: Iterator[str], identifier_column: str) -> Header:
             first = line + 1 - len(pending)
             rows = _split_all(pending, separators)
             for (separator, quote), names in rows.items():
-                if places := _places(names, identifier_column):
-                    header = Header(first, line, separator, quote, names, places[0])
-                    return _checked(header, len(places))
+                if indexes := _indexes(names, identifier_column):
+                    header = Header(first, line, separator, quote, names, indexes[0])
+                    return _checked(header, len(indexes))
             if all(rows.values()) or len(pending) == MAX_HEADER_LINES:
                 break
     names = max(_split_all(pending, separators).values(), key=len)
@@ -98,9 +98,9 @@ def _is_blank(characters: str) -> bool:
     return not characters.strip(f"{SEPARATORS}{ZERO_WIDTH} \r\n")
 
 
-def _places(names: Sequence[str], identifier_column: str) -> list[int]:
+def _indexes(names: Sequence[str], identifier_column: str) -> list[int]:
     expected = identifier_column.strip().casefold()
-    return [place for place, name in enumerate(names) if name.casefold() == expected]
+    return [index for index, name in enumerate(names) if name.casefold() == expected]
 
 
 def _checked(header: Header, identifier_columns: int) -> Header:
