@@ -6,7 +6,7 @@ The modules in reading order:
     push.py        one upload, from the first byte of the file to the result file
     batches.py     devices -> batches, each the body of a request
     sender.py      concurrent requests, and their results
-    retry.py       the retry policy, and what a response means for it
+    retry.py       the retry policy, and the interpretation of responses
     transport.py   one request
     connection.py  proxies, TLS and timeouts
     journal.py     the state for --resume

@@ -79,8 +79,8 @@ def find_proxy(url: str) -> Proxy | None:
     if proxy.scheme not in ("http", "https") or not proxy.host:
         # The value may contain a password.
         raise ValueError(
-            f"{variable} must be like http://HOST:PORT, with USER:PASSWORD before the "
-            "host if the proxy requires a password, percent-encoded"
+            f"{variable} must be a URL such as http://HOST:PORT. If the proxy requires "
+            "a password, write USER:PASSWORD@ before the host, percent-encoded"
         )
     port = proxy.port or (443 if proxy.scheme == "https" else 80)
     return Proxy(

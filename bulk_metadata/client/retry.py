@@ -1,4 +1,4 @@
-"""The retry policy, and what a response means for it.
+"""The retry policy, and the interpretation of responses.
 
 RULES makes every retry decision of the client. docs/fleet.md contains the same table.
 """

@@ -59,7 +59,7 @@ def endpoint(url: str) -> str:
     address. Raises ValueError."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be like https://host or http://host:8000")
+        raise ValueError("must be a URL such as https://host or http://host:8000")
     if parts.query or parts.fragment or "@" in url:
         raise ValueError("must not contain a user, a password, or a query")
     try:

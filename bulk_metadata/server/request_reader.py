@@ -98,7 +98,7 @@ class RequestReader(SocketUnreader):
             return super().chunk(size_hint)  # type: ignore[call-arg]  # not in stubs
         except TimeoutError:
             if not self.is_discarding:
-                logger.warning("A request timed out after %s s", self._timeout)
+                logger.warning("A request body timed out after %s s", self._timeout)
                 self.end_connection()
             raise
         finally:
@@ -115,7 +115,7 @@ class RequestReader(SocketUnreader):
         return False
 
     def end_connection(self) -> None:
-        """Notify the client that no response follows, and discard what it sends."""
+        """Notify the client that no response follows, and discard its data."""
         self.is_discarding = True
         self.buf = io.BytesIO()
         with suppress(OSError):

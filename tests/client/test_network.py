@@ -365,8 +365,8 @@ def test_invalid_proxy_is_rejected(pusher: Client, value: str) -> None:
     done = pusher.push()
     assert done.code == 1
     assert done.err == (
-        "Error: http_proxy must be like http://HOST:PORT, with USER:PASSWORD before "
-        "the host if the proxy requires a password, percent-encoded.\n"
+        "Error: http_proxy must be a URL such as http://HOST:PORT. If the proxy "
+        "requires a password, write USER:PASSWORD@ before the host, percent-encoded.\n"
     )
 
 

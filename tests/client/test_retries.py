@@ -319,10 +319,10 @@ def test_url_leads_to_endpoint(url: str, address: str) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("host", "must be like https://host or http://host:8000"),
-        ("ftp://host", "must be like https://host or http://host:8000"),
-        ("http://", "must be like https://host or http://host:8000"),
-        ("http://:8000", "must be like https://host or http://host:8000"),
+        ("host", "must be a URL such as https://host or http://host:8000"),
+        ("ftp://host", "must be a URL such as https://host or http://host:8000"),
+        ("http://", "must be a URL such as https://host or http://host:8000"),
+        ("http://:8000", "must be a URL such as https://host or http://host:8000"),
         ("http://user:word@host", "must not contain a user, a password, or a query"),
         ("http://:word@host", "must not contain a user, a password, or a query"),
         ("http://host?dryRun=true", "must not contain a user, a password, or a query"),

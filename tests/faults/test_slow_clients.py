@@ -192,7 +192,7 @@ def test_slow_body_times_out(
         assert post(service, acme) == 200
         assert not any(client.recv(65536) for client in clients)
         log = service.log.read_text()
-    assert log.count("A request timed out after 4 s") == len(clients)
+    assert log.count("A request body timed out after 4 s") == len(clients)
     assert "Traceback" not in log
 
 
