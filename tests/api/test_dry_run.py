@@ -193,7 +193,7 @@ def test_dry_run_response_matches_real_request(
 
 
 @pytest.mark.parametrize("query", ["", DRY_RUN])
-def test_body_of_impossible_identifiers(query: str, post: Post) -> None:
+def test_impossible_identifiers_are_not_found(query: str, post: Post) -> None:
     response = post({"devices": {"": {}, "\0": {}}}, query=query)
     assert response.json is not None
     assert (response.json["updated"], response.json["notFound"]) == (0, 2)

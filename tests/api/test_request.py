@@ -254,7 +254,7 @@ def is_connected(server: socket.socket) -> bool:
     return True
 
 
-def test_client_that_shuts_down_sending_is_connected(pair: Pair) -> None:
+def test_half_closed_client_is_connected(pair: Pair) -> None:
     client, server = pair
     assert is_connected(server)
     # The last byte and the end of the stream are one segment.
@@ -266,7 +266,7 @@ def test_client_that_shuts_down_sending_is_connected(pair: Pair) -> None:
     assert is_connected(server)
 
 
-def test_client_that_closes_later_is_disconnected(pair: Pair) -> None:
+def test_late_close_counts_as_disconnect(pair: Pair) -> None:
     client, server = pair
     wait_until(lambda: age_of_data(client) > 600, "the timeout")
     assert is_connected(server)
@@ -275,7 +275,7 @@ def test_client_that_closes_later_is_disconnected(pair: Pair) -> None:
     assert not is_connected(server)
 
 
-def test_client_that_resets_connection_is_disconnected(pair: Pair) -> None:
+def test_reset_counts_as_disconnect(pair: Pair) -> None:
     client, server = pair
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()

@@ -19,7 +19,7 @@ from tests.support.service import PATH
 NO_DEVICE = {"deviceId": "", "status": "not_found"}
 
 
-def test_published_example(post: Post, acme: Organization) -> None:
+def test_published_example_is_reproduced(post: Post, acme: Organization) -> None:
     acme.insert("SN-A100", "SN-B200")
     response = post(
         """{"devices": {

@@ -34,7 +34,7 @@ from tests.api.test_update import (  # noqa: F401
     test_metadata_is_normalized_by_jsonb,
     test_metadata_is_replaced_not_merged,
     test_no_device_is_created,
-    test_published_example,
+    test_published_example_is_reproduced,
     test_request_is_safe_to_repeat,
     test_results_have_body_order,
     test_special_characters_are_stored_verbatim,
@@ -55,7 +55,7 @@ from tests.support.cluster import Cluster
 from tests.support.concurrent_clients import IDENTIFIERS, ConcurrentClients
 from tests.support.service import PATH, ROOT, run_service
 from tests.support.waiting import wait_until
-from tests.system.test_readme import test_error_table  # noqa: F401
+from tests.system.test_readme import test_error_table_matches_responses  # noqa: F401
 
 
 @pytest.mark.parametrize("prepared", [False, True])
@@ -154,7 +154,7 @@ def test_suspended_worker_node_causes_no_late_update(
 
 
 @pytest.mark.slow(reason="a worker node restarts")
-def test_moved_shard_and_restarted_node_lose_nothing(
+def test_moved_shard_and_restarted_node_lose_no_device(
     cluster: CitusCluster, config: Config, acme: Organization, tmp_path: Path
 ) -> None:
     acme.insert(*IDENTIFIERS)

@@ -311,7 +311,7 @@ def test_connect_contains_no_api_key(pusher: Client, reply: bytes, reason: str) 
     assert pusher.key.encode() not in heads[0]
 
 
-def test_proxy_that_resets_connection_is_diagnosed(pusher: Client) -> None:
+def test_reset_by_proxy_is_diagnosed(pusher: Client) -> None:
     """A proxy that rejects a request resets the connection while the body is sent."""
     replies = iter([b"", b"HTTP/1.1 407 Login\r\nContent-Length: 0\r\n\r\n"])
 

@@ -97,7 +97,7 @@ def test_run_ends_after_all_attempts_fail(pusher: Client, proxy: FaultProxy) -> 
     assert not (pusher.folder / "fleet.ndjson.results.csv").exists()
 
 
-def test_failing_batch_is_skipped_while_others_succeed(
+def test_failing_batch_does_not_end_run(
     pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     last = threading.Event()

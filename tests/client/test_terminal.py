@@ -148,7 +148,9 @@ def test_json_summary_follows_bar(show: Show) -> None:
 
 
 @pytest.mark.slow(reason="a line is printed every 5 s")
-def test_progress_lines(proxy: FaultProxy, pusher: Client, acme: Organization) -> None:
+def test_progress_lines_are_printed(
+    proxy: FaultProxy, pusher: Client, acme: Organization
+) -> None:
     devices = numbered(4)
     acme.insert(*devices)
     pusher.write(devices)
@@ -162,7 +164,7 @@ def test_progress_lines(proxy: FaultProxy, pusher: Client, acme: Organization) -
     assert line.endswith(" s left; 2 updated, 1 retried (503: busy)")
 
 
-def test_progress_lines_without_total(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_lines_need_no_total(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines("file")
     lines.begin("Sending", "devices", None)
     lines._last -= 5

@@ -68,7 +68,7 @@ def test_identifiers_select_devices(flask: Flask, tmp_path: Path) -> None:
     assert result.stderr.endswith("Error: 1 error. Nothing was exported.\n")
 
 
-def test_table_warns_of_identifiers_that_it_changes(
+def test_export_warns_of_unreadable_identifiers(
     flask: Flask, acme: Organization, tmp_path: Path
 ) -> None:
     acme.insert("3.57E+14", "=A1", "SN\u200b1", "007")

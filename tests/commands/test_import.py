@@ -206,7 +206,7 @@ def is_blocked(acme: Organization) -> bool:
     return bool(acme.cursor.fetchone() == (1,))
 
 
-def test_wrong_arguments_are_named(
+def test_invalid_arguments_are_named(
     import_file: Import, flask: Flask, tmp_path: Path, acme: Organization
 ) -> None:
     result = flask("import-devices", "Acme", "missing.csv")

@@ -86,7 +86,7 @@ def test_dockerfile_and_compose_file_name_same_base_image() -> None:
     assert f"${{BASE_IMAGE:-{BASE_IMAGE}}}" in COMPOSE_FILE.read_text()
 
 
-def test_example_request_through_nginx(
+def test_example_request_works_through_nginx(
     project: Project, clients: ConcurrentClients
 ) -> None:
     response = clients.post(EXAMPLE)

@@ -57,7 +57,7 @@ TEXTS = st.lists(
 
 @examples(500)
 @given(name=TEXTS, text=TEXTS, ascii_only=st.booleans())
-def test_strings_are_not_taken_for_numbers(
+def test_strings_are_not_mistaken_for_numbers(
     name: str, text: str, ascii_only: bool, connection: Connection
 ) -> None:
     document = json.dumps({name: [text]}, ensure_ascii=ascii_only).encode()

@@ -141,7 +141,7 @@ def test_missing_response_times_out(
     cursor.execute(KILL)
 
 
-def test_no_retry_after_timeout(config: Config) -> None:
+def test_conflict_is_not_retried_after_timeout(config: Config) -> None:
     database = Database(replace(config, lock_timeout=1, statement_timeout=2))
 
     def collide(cursor: Cursor) -> None:

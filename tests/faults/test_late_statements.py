@@ -256,7 +256,7 @@ def test_update_of_stopped_gunicorn_has_no_effect(
 
 
 @pytest.mark.parametrize("sent_before", ["nothing", "half of the body"])
-def test_suspended_worker_sends_no_update_for_disconnected_client(
+def test_suspended_worker_ignores_disconnected_client(
     site: Site, service: Service, sent_before: str
 ) -> None:
     """The worker is suspended before it reads the request, or between the API key

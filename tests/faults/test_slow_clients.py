@@ -197,7 +197,7 @@ def test_slow_body_times_out(
 
 
 @pytest.mark.slow(reason="REQUEST_TIMEOUT is at least 4 s")
-def test_client_that_reads_no_response_times_out(
+def test_unread_response_times_out(
     service_url: str, acme: Organization, tmp_path: Path
 ) -> None:
     settings = {"DATABASE_URL": service_url, **SHORT_TIMEOUTS}

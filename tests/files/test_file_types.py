@@ -148,7 +148,7 @@ def test_utf_16_requires_byte_order_mark(encoding: str) -> None:
         b"ID;Place|identifier",
     ],
 )
-def test_header_is_not_mistaken_for_file_type(header: bytes) -> None:
+def test_header_does_not_match_file_type(header: bytes) -> None:
     devices, found = read_all(
         header.replace(b"ID;Place|", b"ID,") + b"\nx,SN-1\n", "csv"
     )

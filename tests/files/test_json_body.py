@@ -111,14 +111,14 @@ TOKENS = st.sampled_from(
 
 @given(body=st.lists(TOKENS, max_size=30).map("".join), length=st.integers(1, 20))
 @example(body='"x": 1.5, "y": 1e+10, "z": -Infinity, "devices": {}}', length=1)
-def test_chunk_ends_never_matter(body: str, length: int) -> None:
+def test_chunk_ends_change_no_result(body: str, length: int) -> None:
     expected = read_all("{\n" + body, "json")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(json_stream, "CHUNK_LENGTH", length)
         assert read_all("{\n" + body, "json") == expected
 
 
-def test_error_is_reported_where_it_is() -> None:
+def test_error_is_reported_with_its_line() -> None:
     body = '{"devices": {"SN-1": {},\n"SN-2": {"a": oops}%s}}' % (
         "\n" * json_stream.CHUNK_LENGTH * 50
     )

@@ -100,7 +100,7 @@ def test_invalid_line_is_rejected(wrong: bytes | str, reason: str) -> None:
         ("é" * 513, "{}", "the identifier has more than 1,024 bytes"),
     ],
 )
-def test_device_that_service_rejects_is_rejected(
+def test_device_is_rejected_as_by_service(
     identifier: str, metadata: str, reason: str
 ) -> None:
     found = problems(line(identifier, metadata), "ndjson")

@@ -30,7 +30,7 @@ def contents() -> list[dict[str, Any]]:
     return [body["content"]["application/json"] for body in bodies]
 
 
-def test_openapi_description_is_valid() -> None:
+def test_openapi_document_is_valid() -> None:
     assert DESCRIPTION["openapi"].startswith("3.1.")
     SCHEMA.validate()
 

@@ -184,7 +184,7 @@ def test_larger_body_is_rejected(
         ("Content-Length: x", 400, {"error": "Invalid HTTP request"}),
     ],
 )
-def test_rejection_reaches_client_that_is_sending(
+def test_rejection_reaches_sending_client(
     line: str,
     status: int,
     expected: object,
@@ -266,7 +266,7 @@ def test_compressed_body_is_rejected(service: Service, acme: Organization) -> No
     assert (response.status, response.json) == (400, INVALID)
 
 
-def test_expect_100_continue(service: Service, acme: Organization) -> None:
+def test_expect_100_continue_is_supported(service: Service, acme: Organization) -> None:
     start = head(acme, "Expect: 100-continue", f"Content-Length: {len(BODY)}")
     with connect(service) as client:
         client.sendall(start)
@@ -420,7 +420,7 @@ def test_truncated_request_changes_nothing(
     assert acme.rows() == before
 
 
-def test_disconnected_clients_occupy_nothing(
+def test_disconnected_clients_occupy_no_thread(
     service: Service, acme: Organization
 ) -> None:
     """There are more such clients than threads."""

@@ -65,13 +65,13 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("message", [*QUERIES, *BODIES])
-def test_error_table(message: str, post: Post) -> None:
+def test_error_table_matches_responses(message: str, post: Post) -> None:
     response = post(BODIES.get(message, b"{}"), query=QUERIES.get(message, ""))
     assert response.json == {"error": message}
     assert response.status_code == ERRORS[message]
 
 
-def test_other_errors_in_table(post: Post, config: Config) -> None:
+def test_error_table_is_complete(post: Post, config: Config) -> None:
     client = create_app(
         replace(config, database_url="postgresql://127.0.0.1:1/down")
     ).test_client()
@@ -94,7 +94,7 @@ def test_other_errors_in_table(post: Post, config: Config) -> None:
     }
 
 
-def test_settings_table() -> None:
+def test_settings_table_matches_config() -> None:
     documented = [
         (name, default)
         for name, default, _ in table(DEPLOYMENT, "| setting | default | meaning |")
@@ -105,7 +105,7 @@ def test_settings_table() -> None:
     ]
 
 
-def test_metrics_table(service: Service) -> None:
+def test_metrics_table_is_complete(service: Service) -> None:
     """The table has exactly the exported metrics, with their types and labels."""
     service.request("{}")
     text = requests.get(
@@ -129,7 +129,7 @@ def test_metrics_table(service: Service) -> None:
         assert values <= set(re.findall(r"\w+", documented[name]))
 
 
-def test_access_log_example(service: Service) -> None:
+def test_access_log_example_matches_entry(service: Service) -> None:
     [line] = re.findall(r"```json\n(.+\}\n)```", MONITORING)
     example = json.loads(line)
     service.request("{}")
@@ -139,7 +139,7 @@ def test_access_log_example(service: Service) -> None:
     assert msgspec.json.encode(form.decode(line)).decode() == line.strip()
 
 
-def test_health_table(service: Service) -> None:
+def test_health_table_matches_responses(service: Service) -> None:
     for path, _ in table(MONITORING, "| path | response |"):
         url = f"http://127.0.0.1:{service.metrics_port}{path}"
         assert requests.get(url, timeout=10).status_code == 200

@@ -161,7 +161,7 @@ def test_missing_response_is_retried_and_key_stays_secret(
     assert acme.key not in commands[0]
 
 
-def test_first_commands_of_runbook(run: Run, service: Service) -> None:
+def test_first_runbook_commands_work(run: Run, service: Service) -> None:
     [script] = snippets(RUNBOOK, "Symptoms")
     assert script.count("127.0.0.1:9464") == 2
     done = run(script.replace("127.0.0.1:9464", f"127.0.0.1:{service.metrics_port}"))
