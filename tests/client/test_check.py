@@ -31,14 +31,14 @@ NOT_A_NUMBER = (
 
 
 def push(
-    folder: Path, *arguments: str, stdin: bytes = b"", key: str = "tlm_none"
+    directory: Path, *arguments: str, stdin: bytes = b"", key: str = "tlm_none"
 ) -> subprocess.CompletedProcess[str]:
     """Run the client, by default with an unused port."""
     if "--url" not in arguments:
         arguments = (*arguments, "--url", "http://127.0.0.1:1", "--attempts", "1")
     done = subprocess.run(
         [sys.executable, "-m", "bulk_metadata.client", "push", *arguments],
-        cwd=folder,
+        cwd=directory,
         env={**os.environ, "PYTHONPATH": str(ROOT), "BULK_METADATA_API_KEY": key},
         input=stdin,
         capture_output=True,

@@ -85,7 +85,7 @@ def test_killed_runs_are_resumed(
             identifier: {"run": run, "number": number}
             for number, identifier in enumerate(fleet)
         }
-        first_line = write(pusher.folder / file, metadata)
+        first_line = write(pusher.directory / file, metadata)
         push_until_done(pusher, proxy, chance, file, results)
         proxy.requests.clear()
         stored = acme.metadata()
@@ -96,7 +96,7 @@ def test_killed_runs_are_resumed(
             [str(line), identifier, id_, "updated" if id_ else "not_found"]
             for line, (identifier, id_) in enumerate(fleet.items(), first_line)
         ]
-        assert sorted(path.name for path in pusher.folder.iterdir()) == sorted(
+        assert sorted(path.name for path in pusher.directory.iterdir()) == sorted(
             [file, results]
         )
 
@@ -105,8 +105,8 @@ def push_until_done(
     pusher: Client, proxy: FaultProxy, chance: random.Random, file: str, results: str
 ) -> None:
     """Start, stop and resume runs until all devices have a result."""
-    (pusher.folder / results).unlink(missing_ok=True)
-    journal = pusher.folder / f"{results}.journal"
+    (pusher.directory / results).unlink(missing_ok=True)
+    journal = pusher.directory / f"{results}.journal"
     settled: dict[str, str] = {}
     for number in range(100):
         proxy.choose = at_random(chance, chance.choice((0, 0.1, 0.3)))
@@ -133,14 +133,14 @@ def push_until_done(
         # A device with a result is never sent again.
         sent = {each for request in proxy.requests[before:] for each in request.devices}
         assert not sent & settled.keys()
-        if done.code in (1, 130, 143) and (pusher.folder / results).exists():
+        if done.code in (1, 130, 143) and (pusher.directory / results).exists():
             rows = pusher.results(results)
             assert len({row[1] for row in rows}) == len(rows) == DEVICES
             now = {row[1]: row[3] for row in rows if row[3] != "not_sent"}
             assert now.items() >= settled.items()
             settled = now
         is_done = done.code < 0 and not journal.exists()
-        if done.code == 3 or (is_done and (pusher.folder / results).exists()):
+        if done.code == 3 or (is_done and (pusher.directory / results).exists()):
             return
         # 1: all attempts of a request failed.
         assert done.code in ((1, -9, 130, 143) if stopped else (1,)), done

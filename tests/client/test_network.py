@@ -147,8 +147,10 @@ def test_client_certificate_is_sent(
     # The intermediate CA is in client.pem only.
     if files[1] == "client.crt":
         chain = (certificates / "client.pem").read_text()
-        (pusher.folder / "client.crt").write_text(chain.partition("-----BEGIN PR")[0])
-        (pusher.folder / "client.key").write_bytes(
+        (pusher.directory / "client.crt").write_text(
+            chain.partition("-----BEGIN PR")[0]
+        )
+        (pusher.directory / "client.key").write_bytes(
             (certificates / "client.key").read_bytes()
         )
         arguments = files
@@ -387,7 +389,7 @@ def nginx_in_front(
         location=location,
     )
     pusher.url = f"http://127.0.0.1:{port}"
-    with run_nginx(pusher.folder, server, port):
+    with run_nginx(pusher.directory, server, port):
         yield
 
 
@@ -450,10 +452,10 @@ def test_encoded_response_is_decoded(
     pusher: Client, proxy: FaultProxy, encoding: str, compress: Callable[[bytes], bytes]
 ) -> None:
     def fault(handler: Handler) -> None:
-        answer = handler.forward()
-        answer.body = compress(answer.body)
-        answer.headers = {**answer.headers, "Content-Encoding": encoding}
-        handler.reply(answer)
+        response = handler.forward()
+        response.body = compress(response.body)
+        response.headers = {**response.headers, "Content-Encoding": encoding}
+        handler.reply(response)
 
     proxy.choose = lambda request: fault
     assert pusher.push().code == 0

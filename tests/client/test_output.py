@@ -27,9 +27,9 @@ def fleet(pusher: Client, acme: Organization) -> None:
 
 def echo_in_device_id(key: str) -> Fault:
     return faults.altered(
-        lambda answer: {
-            **answer,
-            "results": [{**each, "deviceId": key} for each in answer["results"]],
+        lambda body: {
+            **body,
+            "results": [{**each, "deviceId": key} for each in body["results"]],
         }
     )
 
@@ -58,7 +58,8 @@ def test_echoed_api_key_is_masked(
     done = pusher.push("--attempts=1", option)
     assert done.code == 1
     written = "".join(
-        path.read_bytes().decode(errors="replace") for path in pusher.folder.iterdir()
+        path.read_bytes().decode(errors="replace")
+        for path in pusher.directory.iterdir()
     )
     for text in (done.out, done.err, written):
         assert pusher.key[:20] not in text.lower()
@@ -83,15 +84,15 @@ def test_api_key_as_argument_is_masked(pusher: Client) -> None:
 def test_broken_output_changes_no_result(
     pusher: Client, options: tuple[str, ...], redirection: str
 ) -> None:
-    (pusher.folder / "fleet.ndjson").write_text(
-        (pusher.folder / "fleet.ndjson").read_text()
+    (pusher.directory / "fleet.ndjson").write_text(
+        (pusher.directory / "fleet.ndjson").read_text()
         + '{"identifier": "ünïcode 😀", "metadata": {}}\nx\n'
     )
     pusher.variables = {"PYTHONIOENCODING": "cp1252"}
     script = f'"$@" {redirection}\nexit ${{PIPESTATUS[0]}}'
     done = subprocess.run(
         ["bash", "-c", script, "bash", *pusher.command("--no-check", *options)],
-        cwd=pusher.folder,
+        cwd=pusher.directory,
         env=pusher.environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -152,7 +153,7 @@ def test_internal_error_prints_no_traceback(
     monkeypatch.setattr(sys, "argv", ["bulk-metadata", *pusher.command()[3:]])
     monkeypatch.setenv("BULK_METADATA_API_KEY", "tlm_x")
     monkeypatch.setattr(cli, "read_key", fail)
-    monkeypatch.chdir(pusher.folder)
+    monkeypatch.chdir(pusher.directory)
     stdout, stderr = sys.stdout, sys.stderr
     try:
         with pytest.raises(SystemExit, match="1"):

@@ -94,14 +94,14 @@ def test_run_ends_after_all_attempts_fail(pusher: Client, proxy: FaultProxy) -> 
     assert summary["notSent"] == 10
     assert summary["resumable"]
     assert summary["failure"] == ("all requests fail: 500: Internal server error")
-    assert not (pusher.folder / "fleet.ndjson.results.csv").exists()
+    assert not (pusher.directory / "fleet.ndjson.results.csv").exists()
 
 
 def test_failing_batch_does_not_end_run(
     pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     last = threading.Event()
-    # Once the last call is there, others have had their answers.
+    # When the last request arrives, others have got their responses.
     failing = faults.held(last, response(500))
 
     def choose(request: faults.Request) -> Fault:
@@ -143,11 +143,11 @@ def test_failing_batch_does_not_end_run(
             "301 Moved Permanently: redirect to https://host/. Set --url to the final ",
         ),
         (
-            faults.altered(lambda answer: {**answer, "results": answer["results"][1:]}),
+            faults.altered(lambda body: {**body, "results": body["results"][1:]}),
             'the response contains no result for line 1, device "SN-0"',
         ),
         (
-            faults.altered(lambda answer: {**answer, "dryRun": True}),
+            faults.altered(lambda body: {**body, "dryRun": True}),
             "The response does not confirm the dry run",
         ),
     ],
@@ -161,7 +161,7 @@ def test_permanent_failure_ends_run(
     assert f"\nError: {reason}" in done.err
     assert done.err.endswith("run the same command with --resume.\n")
     assert len(proxy.requests) == 1
-    assert not (pusher.folder / "fleet.ndjson.results.csv").exists()
+    assert not (pusher.directory / "fleet.ndjson.results.csv").exists()
     proxy.script()
     assert pusher.push("--resume").code == 0
 

@@ -246,7 +246,7 @@ def test_no_check_skips_invalid_devices(
     pusher: Client, proxy: FaultProxy, acme: Organization
 ) -> None:
     acme.insert("SN-1", "SN-2")
-    (pusher.folder / "fleet.ndjson").write_text(
+    (pusher.directory / "fleet.ndjson").write_text(
         '{"identifier": "SN-1", "metadata": {}}\nnonsense\n'
         '{"identifier": "SN-2", "metadata": []}\n'
     )
@@ -298,7 +298,7 @@ def test_standard_input_is_pushed(pusher: Client, acme: Organization) -> None:
     file = pusher.write(numbered(1))
     done = subprocess.run(
         pusher.command("--format=ndjson", file="-"),
-        cwd=pusher.folder,
+        cwd=pusher.directory,
         env=pusher.environment,
         input=file.read_bytes(),
         capture_output=True,

@@ -170,7 +170,7 @@ def test_second_signal_exits_immediately(pusher: Client, proxy: FaultProxy) -> N
 def test_signal_interrupts_reading_of_input(pusher: Client, proxy: FaultProxy) -> None:
     process = subprocess.Popen(
         pusher.command("--format=ndjson", file="-"),
-        cwd=pusher.folder,
+        cwd=pusher.directory,
         env=pusher.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -181,7 +181,7 @@ def test_signal_interrupts_reading_of_input(pusher: Client, proxy: FaultProxy) -
         stdin = process.stdin
         assert stdin is not None
         assert process.stderr is not None
-        stdin.write((pusher.folder / "fleet.ndjson").read_text())
+        stdin.write((pusher.directory / "fleet.ndjson").read_text())
         stdin.flush()
         wait_until(lambda: not unread(stdin))
         process.send_signal(signal.SIGINT)
@@ -189,7 +189,7 @@ def test_signal_interrupts_reading_of_input(pusher: Client, proxy: FaultProxy) -
         assert process.wait(60) == 130
         assert process.stderr.read() == "Stopped before anything was sent.\n"
     assert not proxy.requests
-    assert [path.name for path in pusher.folder.iterdir()] == ["fleet.ndjson"]
+    assert [path.name for path in pusher.directory.iterdir()] == ["fleet.ndjson"]
 
 
 def unread(pipe: IO[str]) -> int:
@@ -225,12 +225,12 @@ def push_in_process(
     """Push two chunks of devices in this process, without a check."""
     lines = [*map(str, range(CHUNK_DEVICES)), "not JSON"]
     lines[:10] = ndjson(DEVICES.items()).splitlines()
-    (pusher.folder / "fleet.ndjson").write_text("\n".join(lines))
+    (pusher.directory / "fleet.ndjson").write_text("\n".join(lines))
     settings = Settings(
         endpoint(pusher.url),
         pusher.key,
         TlsFiles(),
-        pusher.folder / "fleet.ndjson.results.csv",
+        pusher.directory / "fleet.ndjson.results.csv",
         pusher.journal,
         resume=False,
         check=False,
@@ -241,7 +241,7 @@ def push_in_process(
         attempts=1,
     )
     summary.statistics = display.statistics
-    with Source(str(pusher.folder / "fleet.ndjson")) as source:
+    with Source(str(pusher.directory / "fleet.ndjson")) as source:
         push(DeviceFile(source, Options()), settings, summary, display, stop)
 
 
@@ -282,7 +282,7 @@ def test_rest_of_changed_file_is_not_sent(pusher: Client, proxy: FaultProxy) -> 
         """Changes the file at the first problem, which is in the first chunk."""
 
         def problem(self, problem: Problem) -> None:
-            with (pusher.folder / "fleet.ndjson").open("a") as file:
+            with (pusher.directory / "fleet.ndjson").open("a") as file:
                 file.write("\n")
 
     summary = Summary()
@@ -438,7 +438,7 @@ def test_foreign_journal_file_is_kept(
 
 
 def test_results_directory_is_reported(pusher: Client, proxy: FaultProxy) -> None:
-    (pusher.folder / "fleet.ndjson.results.csv").mkdir()
+    (pusher.directory / "fleet.ndjson.results.csv").mkdir()
     done = pusher.push()
     assert done.code == 1
     assert done.err.endswith(
@@ -447,7 +447,7 @@ def test_results_directory_is_reported(pusher: Client, proxy: FaultProxy) -> Non
     )
     # The results are kept in the journal.
     assert pusher.journal.exists()
-    (pusher.folder / "fleet.ndjson.results.csv").rmdir()
+    (pusher.directory / "fleet.ndjson.results.csv").rmdir()
     proxy.requests.clear()
     assert pusher.push("--resume").code == 0
     assert not proxy.requests
@@ -458,7 +458,7 @@ def push_with_little_disk(pusher: Client, size: int, *options: str) -> Done:
     """Push with a limit for the size of files in bytes."""
     process = subprocess.run(
         pusher.command(*options),
-        cwd=pusher.folder,
+        cwd=pusher.directory,
         env=pusher.environment,
         capture_output=True,
         text=True,
@@ -498,12 +498,12 @@ def test_api_key_is_never_written(pusher: Client, proxy: FaultProxy) -> None:
     assert b"push" in command
     assert pusher.key.encode() not in command
     written = b"".join(
-        path.read_bytes() for path in pusher.folder.iterdir() if path.is_file()
+        path.read_bytes() for path in pusher.directory.iterdir() if path.is_file()
     )
     release.set()
     done = running.end()
     assert "401: no" in done.err
-    written += b"".join(path.read_bytes() for path in pusher.folder.iterdir())
+    written += b"".join(path.read_bytes() for path in pusher.directory.iterdir())
     assert pusher.key.encode() not in written
     assert pusher.key not in done.out + done.err
 
@@ -515,7 +515,7 @@ def test_file_changed_during_upload_is_reported(
     proxy.choose = lambda request: faults.held(release)
     running = pusher.start()
     wait_until(lambda: proxy.requests)
-    with (pusher.folder / "fleet.ndjson").open("a") as file:
+    with (pusher.directory / "fleet.ndjson").open("a") as file:
         file.write("more\n")
     release.set()
     done = running.end()
@@ -564,7 +564,7 @@ def test_dry_run_requires_server_support(
     )
     assert [request.devices for request in proxy.requests] == [{}]
     assert not acme.updated()
-    assert not (pusher.folder / "fleet.ndjson.dry-run.csv").exists()
+    assert not (pusher.directory / "fleet.ndjson.dry-run.csv").exists()
 
 
 def test_dry_run_requires_error_response(pusher: Client, proxy: FaultProxy) -> None:

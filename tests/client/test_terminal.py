@@ -35,7 +35,7 @@ def show(pusher: Client, acme: Organization) -> Show:
     def show(*options: str, columns: int = 80) -> Iterator[Terminal]:
         command = pusher.command(*options)
         with run_in_terminal(
-            command, pusher.folder, pusher.environment, columns
+            command, pusher.directory, pusher.environment, columns
         ) as terminal:
             yield terminal
 

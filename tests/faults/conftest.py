@@ -35,12 +35,12 @@ LONG = {
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def directory() -> Iterator[Path]:
     """A directory whose name is short enough for a Unix socket in it."""
-    folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix="faults-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def server() -> Iterator[Cluster]:
 
 @contextmanager
 def run_clients(
-    server: Cluster, folder: Path, url: str = "", **settings: str
+    server: Cluster, directory: Path, url: str = "", **settings: str
 ) -> Iterator[tuple[Service, ConcurrentClients]]:
     """Run the service on empty devices of ``server``, or at ``url``, and clients."""
     key = server.prepare(len(IDENTIFIERS))
@@ -66,7 +66,7 @@ def run_clients(
         **settings,
     }
     with (
-        run_service(folder / "gunicorn", **settings) as service,
+        run_service(directory / "gunicorn", **settings) as service,
         ConcurrentClients(service.port, key) as clients,
     ):
         yield service, clients

@@ -75,9 +75,9 @@ def accepts(server: Cluster) -> bool:
 
 @pytest.mark.parametrize("fault", [terminate_connections, restart, crash, kill_backend])
 def test_requests_succeed_after_connections_broke(
-    server: Cluster, folder: Path, fault: Callable[[Cluster], None]
+    server: Cluster, directory: Path, fault: Callable[[Cluster], None]
 ) -> None:
-    with run_clients(server, folder, **LONG) as (_, clients):
+    with run_clients(server, directory, **LONG) as (_, clients):
         assert clients.open_connections(server, CONNECTIONS) == {200}
         fault(server)
         # All pooled connections are broken, and all are needed.
@@ -85,8 +85,8 @@ def test_requests_succeed_after_connections_broke(
         assert clients.burst() == {200}
 
 
-def test_terminated_statements_are_atomic(server: Cluster, folder: Path) -> None:
-    with run_clients(server, folder) as (_, clients):
+def test_terminated_statements_are_atomic(server: Cluster, directory: Path) -> None:
+    with run_clients(server, directory) as (_, clients):
         with clients.writing():
             for _ in range(4):
                 clients.wait_for_more()
@@ -101,9 +101,9 @@ def test_terminated_statements_are_atomic(server: Cluster, folder: Path) -> None
 
 
 def test_crash_under_load_keeps_acknowledged_requests(
-    server: Cluster, folder: Path
+    server: Cluster, directory: Path
 ) -> None:
-    with run_clients(server, folder) as (_, clients), clients.writing():
+    with run_clients(server, directory) as (_, clients), clients.writing():
         for fault in (crash, restart):
             clients.wait_for_more()
             fault(server)
@@ -113,9 +113,9 @@ def test_crash_under_load_keeps_acknowledged_requests(
 
 @pytest.mark.parametrize("is_started_first", [True, False])
 def test_requests_fail_fast_while_server_is_down(
-    server: Cluster, folder: Path, is_started_first: bool
+    server: Cluster, directory: Path, is_started_first: bool
 ) -> None:
-    with run_clients(server, folder) as (_, clients):
+    with run_clients(server, directory) as (_, clients):
         if is_started_first:
             assert clients.burst() == {200}
         server.stop()
@@ -128,10 +128,10 @@ def test_requests_fail_fast_while_server_is_down(
 
 
 def test_connection_limit_fails_only_excess_requests(
-    server: Cluster, folder: Path
+    server: Cluster, directory: Path
 ) -> None:
     limit = "ALTER ROLE bulk_metadata_service CONNECTION LIMIT"
-    with run_clients(server, folder, **LONG) as (_, clients):
+    with run_clients(server, directory, **LONG) as (_, clients):
         server.execute(f"{limit} 2")
         with lock(server, LOCK_DEVICES):
             requests = [clients.start(client) for client in range(CLIENTS)]
@@ -146,10 +146,10 @@ def test_connection_limit_fails_only_excess_requests(
         assert clients.open_connections(server, CONNECTIONS) == {200}
 
 
-def test_exhausted_server_is_used_again(server: Cluster, folder: Path) -> None:
+def test_exhausted_server_is_used_again(server: Cluster, directory: Path) -> None:
     few = {"max_connections": "8", "superuser_reserved_connections": "4"}
     many = {"max_connections": "100", "superuser_reserved_connections": "3"}
-    with run_clients(server, folder, **LONG) as (_, clients):
+    with run_clients(server, directory, **LONG) as (_, clients):
         server.configure(**few)
         server.restart()
         with clients.writing():
@@ -164,9 +164,9 @@ READ_ONLY = "default_transaction_read_only"
 
 
 def test_read_only_connections_are_replaced_after_failover(
-    server: Cluster, folder: Path
+    server: Cluster, directory: Path
 ) -> None:
-    with run_clients(server, folder) as (_, clients):
+    with run_clients(server, directory) as (_, clients):
         assert clients.burst() == {200}
         # The setting applies to new connections, as after a failover to a standby.
         server.execute(f"ALTER DATABASE postgres SET {READ_ONLY} = on")
@@ -180,8 +180,10 @@ def test_read_only_connections_are_replaced_after_failover(
     assert clients.slowest < LONGEST_RESPONSE
 
 
-def test_temporarily_read_only_server_recovers(server: Cluster, folder: Path) -> None:
-    with run_clients(server, folder) as (_, clients):
+def test_temporarily_read_only_server_recovers(
+    server: Cluster, directory: Path
+) -> None:
+    with run_clients(server, directory) as (_, clients):
         assert clients.burst() == {200}
         # Each session applies the setting before its next statement.
         server.execute(f"ALTER SYSTEM SET {READ_ONLY} = on", "SELECT pg_reload_conf()")
@@ -212,10 +214,10 @@ def slow_trigger(server: Cluster) -> Iterator[None]:
 )
 def test_timed_out_statement_leaves_no_residue(
     server: Cluster,
-    folder: Path,
+    directory: Path,
     obstacle: Callable[[Cluster], AbstractContextManager[None]],
 ) -> None:
-    with run_clients(server, folder, **SHORT) as (_, clients):
+    with run_clients(server, directory, **SHORT) as (_, clients):
         with obstacle(server):
             assert clients.burst() == {500}
             assert server.count(RESIDUE) == 0
@@ -234,8 +236,10 @@ DAMAGES = {
 }
 
 
-def test_database_errors_are_logged_but_not_sent(server: Cluster, folder: Path) -> None:
-    with run_clients(server, folder) as (service, clients):
+def test_database_errors_are_logged_but_not_sent(
+    server: Cluster, directory: Path
+) -> None:
+    with run_clients(server, directory) as (service, clients):
         for damage, repair in DAMAGES.items():
             assert clients.burst() == {200}
             server.execute(damage)
@@ -251,9 +255,9 @@ def test_database_errors_are_logged_but_not_sent(server: Cluster, folder: Path) 
 
 @pytest.mark.slow(reason="two rounds of requests reach their timeout")
 def test_unresponsive_server_times_out_and_recovers(
-    server: Cluster, folder: Path
+    server: Cluster, directory: Path
 ) -> None:
-    with run_clients(server, folder, **SHORT) as (service, clients):
+    with run_clients(server, directory, **SHORT) as (service, clients):
         assert clients.burst() == {200}
         server.suspend()
         try:
@@ -266,11 +270,11 @@ def test_unresponsive_server_times_out_and_recovers(
 
 @pytest.mark.slow(reason="two rounds of requests reach their timeout")
 def test_black_holed_connection_times_out_and_recovers(
-    server: Cluster, folder: Path
+    server: Cluster, directory: Path
 ) -> None:
     with tcp_proxy(server.port) as network:
         url = server.service_url.replace(str(server.port), str(network.port))
-        with run_clients(server, folder, url, **SHORT) as (service, clients):
+        with run_clients(server, directory, url, **SHORT) as (service, clients):
             assert clients.burst() == {200}
             network.block()
             check_timeouts(clients)
@@ -290,11 +294,11 @@ def check_timeouts(clients: ConcurrentClients) -> None:
 
 
 def test_black_hole_under_load_keeps_acknowledged_requests(
-    server: Cluster, folder: Path
+    server: Cluster, directory: Path
 ) -> None:
     with tcp_proxy(server.port) as network:
         url = server.service_url.replace(str(server.port), str(network.port))
-        with run_clients(server, folder, url, **SHORT) as (_, clients):
+        with run_clients(server, directory, url, **SHORT) as (_, clients):
             with clients.writing():
                 network.block()
                 wait_until(lambda: 500 in clients.statuses, "a failed request")

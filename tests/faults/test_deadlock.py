@@ -24,14 +24,14 @@ REQUESTS = 200
 DEADLOCK = "deadlock detected"
 
 
-def test_overlapping_batches_never_deadlock(server: Cluster, folder: Path) -> None:
+def test_overlapping_batches_never_deadlock(server: Cluster, directory: Path) -> None:
     key = server.prepare(devices=DEVICES)
     chance = random.Random(0)
     statuses: list[int] = []
     before = server.log.read_text().count(DEADLOCK)
     settings = LONG | {"DATABASE_URL": server.service_url}
     with (
-        run_service(folder / "gunicorn", **settings) as service,
+        run_service(directory / "gunicorn", **settings) as service,
         ExitStack() as stack,
     ):
         clients = [

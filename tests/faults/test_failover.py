@@ -14,8 +14,8 @@ pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
-def primary(folder: Path) -> Iterator[Cluster]:
-    with cluster(folder / "primary", free_port(), fsync="off") as primary:
+def primary(directory: Path) -> Iterator[Cluster]:
+    with cluster(directory / "primary", free_port(), fsync="off") as primary:
         yield primary
 
 
@@ -43,15 +43,15 @@ def synchronous_standby(primary: Cluster, directory: Path) -> Iterator[Cluster]:
 @pytest.mark.slow(reason="starts two servers, and detects the failure of one")
 @pytest.mark.parametrize("fail", [Cluster.kill, Cluster.suspend])
 def test_failover_keeps_acknowledged_requests(
-    primary: Cluster, folder: Path, fail: Callable[[Cluster], None]
+    primary: Cluster, directory: Path, fail: Callable[[Cluster], None]
 ) -> None:
-    with synchronous_standby(primary, folder / "standby") as standby:
+    with synchronous_standby(primary, directory / "standby") as standby:
         url = (
             "postgresql://bulk_metadata_service@"
             f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
             "/postgres?target_session_attrs=read-write"
         )
-        with run_clients(primary, folder, url, **SHORT) as (_, clients):
+        with run_clients(primary, directory, url, **SHORT) as (_, clients):
             with clients.writing():
                 fail(primary)
                 standby.promote()

@@ -76,19 +76,19 @@ def connect_workers(
     return list(service.workers().values())
 
 
-def test_reload_fails_no_request(server: Cluster, folder: Path) -> None:
+def test_reload_fails_no_request(server: Cluster, directory: Path) -> None:
     with (
-        run_clients(server, folder) as (service, clients),
+        run_clients(server, directory) as (service, clients),
         no_failed_request(clients),
     ):
         for _ in range(4):
             service.reload()
 
 
-def test_recycled_worker_fails_no_request(server: Cluster, folder: Path) -> None:
+def test_recycled_worker_fails_no_request(server: Cluster, directory: Path) -> None:
     recycle = "--max-requests 50 --max-requests-jitter 20"
     with (
-        run_clients(server, folder, GUNICORN_CMD_ARGS=recycle) as (service, clients),
+        run_clients(server, directory, GUNICORN_CMD_ARGS=recycle) as (service, clients),
         no_failed_request(clients),
     ):
         wait_until(
@@ -97,9 +97,11 @@ def test_recycled_worker_fails_no_request(server: Cluster, folder: Path) -> None
         )
 
 
-def test_shutdown_waits_for_requests_in_flight(server: Cluster, folder: Path) -> None:
+def test_shutdown_waits_for_requests_in_flight(
+    server: Cluster, directory: Path
+) -> None:
     with (
-        run_clients(server, folder, **LONG) as (service, clients),
+        run_clients(server, directory, **LONG) as (service, clients),
         ExitStack() as stack,
         ThreadPoolExecutor(WORKERS * 2) as executor,
     ):
@@ -124,13 +126,13 @@ def test_shutdown_waits_for_requests_in_flight(server: Cluster, folder: Path) ->
 
 @pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\n", b"hello\r\n\r\n"])
 def test_silent_connection_does_not_delay_shutdown(
-    data: bytes, service_url: str, folder: Path
+    data: bytes, service_url: str, directory: Path
 ) -> None:
     # A worker that waits for the connection exceeds the timeout of the test.
     options = "--keep-alive 600 --graceful-timeout 600"
     settings = {"DATABASE_URL": service_url, "GUNICORN_CMD_ARGS": options}
     with (
-        run_service(folder / "gunicorn", **settings) as service,
+        run_service(directory / "gunicorn", **settings) as service,
         socket.create_connection(("127.0.0.1", service.port)) as silent,
     ):
         silent.sendall(data)
@@ -140,22 +142,24 @@ def test_silent_connection_does_not_delay_shutdown(
         assert service.process.wait(60) == 0
 
 
-def test_shutdown_during_start_is_immediate(service_url: str, folder: Path) -> None:
+def test_shutdown_during_start_is_immediate(service_url: str, directory: Path) -> None:
     """gunicorn would wait for graceful_timeout, 600 s."""
     settings = {
         "DATABASE_URL": service_url,
         "GUNICORN_CMD_ARGS": "--graceful-timeout 600",
     }
     for _ in range(2):
-        with run_service(folder / "gunicorn", **settings) as service:
+        with run_service(directory / "gunicorn", **settings) as service:
             wait_until(service.workers, "the first worker")
             service.process.send_signal(signal.SIGTERM)
             assert service.process.wait(60) == 0
 
 
-def test_preloaded_workers_share_no_connection(server: Cluster, folder: Path) -> None:
+def test_preloaded_workers_share_no_connection(
+    server: Cluster, directory: Path
+) -> None:
     preload = {"GUNICORN_CMD_ARGS": "--preload"}
-    with run_clients(server, folder, **preload) as (service, clients):
+    with run_clients(server, directory, **preload) as (service, clients):
         workers = connect_workers(service, clients, server)
         assert not ports(psutil.Process(service.process.pid), server)
         of_workers = [port for worker in workers for port in ports(worker, server)]
@@ -163,12 +167,12 @@ def test_preloaded_workers_share_no_connection(server: Cluster, folder: Path) ->
 
 
 def test_killed_worker_leaves_no_lock_or_connection(
-    server: Cluster, folder: Path
+    server: Cluster, directory: Path
 ) -> None:
     # The backend of the killed worker waits until LOCK_TIMEOUT.
     settings = LONG | {"LOCK_TIMEOUT": "2"}
     with (
-        run_clients(server, folder, **settings) as (service, clients),
+        run_clients(server, directory, **settings) as (service, clients),
         ThreadPoolExecutor(1) as executor,
     ):
         connect_workers(service, clients, server)

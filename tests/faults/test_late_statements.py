@@ -52,7 +52,7 @@ class Site:
     server: Cluster
     url: str
     network: TcpProxy
-    folder: Path
+    directory: Path
     key: str
     executor: ThreadPoolExecutor
 
@@ -60,7 +60,7 @@ class Site:
     def service(self, name: str, **settings: str) -> Iterator[Service]:
         url = make_dsn(self.url, port=self.network.port)
         settings = {"DATABASE_URL": url, **TIMEOUTS, **settings}
-        with run_service(self.folder / name, **settings) as service:
+        with run_service(self.directory / name, **settings) as service:
             yield service
 
     def post(self, service: Service, value: str, query: str = "") -> int:
@@ -107,10 +107,10 @@ def body(value: str) -> str:
 
 @contextmanager
 def site_on(
-    server: Cluster, folder: Path, url: str, network: TcpProxy
+    server: Cluster, directory: Path, url: str, network: TcpProxy
 ) -> Iterator[Site]:
     with ThreadPoolExecutor(4) as executor:
-        yield Site(server, url, network, folder, server.prepare(devices=1), executor)
+        yield Site(server, url, network, directory, server.prepare(devices=1), executor)
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +120,8 @@ def network(server: Cluster) -> Iterator[TcpProxy]:
 
 
 @pytest.fixture
-def site(server: Cluster, folder: Path, network: TcpProxy) -> Iterator[Site]:
-    with site_on(server, folder, server.service_url, network) as site:
+def site(server: Cluster, directory: Path, network: TcpProxy) -> Iterator[Site]:
+    with site_on(server, directory, server.service_url, network) as site:
         yield site
 
 
@@ -176,7 +176,7 @@ def test_update_in_suspended_process_has_no_effect(
     PGBOUNCER is None, reason="PgBouncer. To test it: apt-get install pgbouncer"
 )
 def test_update_in_suspended_pooler_has_no_effect(
-    server: Cluster, folder: Path
+    server: Cluster, directory: Path
 ) -> None:
     [[secret]] = server.execute(
         "ALTER ROLE bulk_metadata_service PASSWORD 'for-tests-only'",
@@ -186,7 +186,7 @@ def test_update_in_suspended_pooler_has_no_effect(
     with (
         pgbouncer(url, secret) as pooled_url,
         tcp_proxy(int(parse_dsn(pooled_url)["port"])) as network,
-        site_on(server, folder, pooled_url, network) as site,
+        site_on(server, directory, pooled_url, network) as site,
         site.service("pooled") as service,
     ):
         [pooler] = [
@@ -371,16 +371,16 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 )
 @pytest.mark.parametrize("offset", ["+3600", "-3600"])
 def test_deadline_holds_if_clock_of_server_is_wrong(
-    folder: Path, offset: str, monkeypatch: pytest.MonkeyPatch
+    directory: Path, offset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LD_PRELOAD", str(FAKETIME))
     monkeypatch.setenv("FAKETIME", offset)
     monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-    with cluster(folder / "wrong", free_port()) as server:
+    with cluster(directory / "wrong", free_port()) as server:
         monkeypatch.delenv("LD_PRELOAD")
         with (
             tcp_proxy(server.port) as network,
-            site_on(server, folder, server.service_url, network) as site,
+            site_on(server, directory, server.service_url, network) as site,
             site.service("service") as service,
         ):
             [shift] = site.ask("SELECT extract(epoch FROM clock_timestamp())::float8")

@@ -16,22 +16,22 @@ pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
-def replicas(folder: Path, service_url: str) -> Iterator[list[Service]]:
+def replicas(directory: Path, service_url: str) -> Iterator[list[Service]]:
     with (
-        run_service(folder / "first", DATABASE_URL=service_url) as first,
-        run_service(folder / "second", DATABASE_URL=service_url) as second,
+        run_service(directory / "first", DATABASE_URL=service_url) as first,
+        run_service(directory / "second", DATABASE_URL=service_url) as second,
     ):
         yield [first, second]
 
 
 @pytest.fixture
 def clients(
-    folder: Path, replicas: list[Service], acme: Organization
+    directory: Path, replicas: list[Service], acme: Organization
 ) -> Iterator[ConcurrentClients]:
     """Clients of nginx."""
     acme.insert(*IDENTIFIERS)
     with (
-        nginx(folder, *replicas) as proxied,
+        nginx(directory, *replicas) as proxied,
         ConcurrentClients(proxied.port, acme.key) as clients,
     ):
         yield clients

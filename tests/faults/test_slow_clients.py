@@ -214,9 +214,9 @@ def test_unread_response_times_out(
 
 
 @pytest.fixture
-def proxied(folder: Path, service: Service) -> Iterator[Service]:
+def proxied(directory: Path, service: Service) -> Iterator[Service]:
     """The service behind nginx."""
-    with nginx(folder, service) as proxied:
+    with nginx(directory, service) as proxied:
         yield proxied
 
 
@@ -261,10 +261,12 @@ def test_nginx_preserves_contract(proxied: Service, acme: Organization) -> None:
         assert response.json == {"error": "Method Not Allowed"}
 
 
-def test_nginx_responds_500_if_service_is_down(folder: Path, service_url: str) -> None:
-    with run_service(folder / "log", DATABASE_URL=service_url) as service:
+def test_nginx_responds_500_if_service_is_down(
+    directory: Path, service_url: str
+) -> None:
+    with run_service(directory / "log", DATABASE_URL=service_url) as service:
         stopped = service
-    with nginx(folder, stopped) as proxied:
+    with nginx(directory, stopped) as proxied:
         response = proxied.request("{}")
         assert (response.status, response.json) == (
             500,

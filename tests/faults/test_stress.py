@@ -87,10 +87,10 @@ def wait_for_requests(clients: ConcurrentClients, number: int) -> None:
 
 
 def test_random_faults_keep_acknowledged_requests(
-    server: Cluster, folder: Path
+    server: Cluster, directory: Path
 ) -> None:
     chance = random.Random(SEED)
-    with run_clients(server, folder) as (service, clients):
+    with run_clients(server, directory) as (service, clients):
         with clients.writing():
             for number in range(FAULTS):
                 wait_for_requests(clients, chance.randrange(500))

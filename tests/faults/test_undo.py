@@ -117,11 +117,11 @@ GROUP BY identifier
 
 
 def test_concurrent_requests_and_undos_lose_no_version(
-    server: Cluster, folder: Path, flask: Flask
+    server: Cluster, directory: Path, flask: Flask
 ) -> None:
     # Other tests cause deadlocks on the same server.
     logged = len(server.log.read_text())
-    with run_clients(server, folder) as (_, clients):
+    with run_clients(server, directory) as (_, clients):
         with clients.writing():
             assert flask("enable-history").exit_code == 0
             clients.wait_for_more()

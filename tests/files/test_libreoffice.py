@@ -6,7 +6,7 @@ import pytest
 
 from tests.files.reading import read_path
 
-FOLDER = Path(__file__).parent / "libreoffice"
+DIRECTORY = Path(__file__).parent / "libreoffice"
 
 DOCUMENTS = [
     (
@@ -29,7 +29,7 @@ DOCUMENTS = [
     ],
 )
 def test_every_export_setting_is_read(name: str, encoding: str) -> None:
-    devices, found = read_path(FOLDER / name, encoding=encoding)
+    devices, found = read_path(DIRECTORY / name, encoding=encoding)
     assert found == []
     assert [(d.identifier, d.document.decode()) for d in devices] == DOCUMENTS
 
@@ -47,11 +47,13 @@ def test_every_export_setting_is_read(name: str, encoding: str) -> None:
     ],
 )
 def test_other_file_types_are_named(name: str, file_type: str) -> None:
-    assert read_path(FOLDER / name)[1] == [(0, "", f"the file is {file_type}")]
-    assert read_path(FOLDER / name, "csv")[1] == [(0, "", f"the file is {file_type}")]
+    assert read_path(DIRECTORY / name)[1] == [(0, "", f"the file is {file_type}")]
+    assert read_path(DIRECTORY / name, "csv")[1] == [
+        (0, "", f"the file is {file_type}")
+    ]
 
 
 def test_encoding_is_never_guessed() -> None:
-    [(line, identifier, reason)] = read_path(FOLDER / "windows-1252.csv")[1]
+    [(line, identifier, reason)] = read_path(DIRECTORY / "windows-1252.csv")[1]
     assert (line, identifier) == (2, "0071")
     assert reason.startswith('column "Place": "Pl?n, Markt 2" is not UTF-8')

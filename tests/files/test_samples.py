@@ -88,7 +88,7 @@ def client(service: Service, acme: Organization, tmp_path: Path) -> Client:
 
 
 def push(client: Client, name: str, *options: str) -> tuple[int, str]:
-    shutil.copy(SAMPLES / name, client.folder)
+    shutil.copy(SAMPLES / name, client.directory)
     done = client.push(*options, file=name)
     return done.code, done.err
 
@@ -138,7 +138,7 @@ def test_push_explains_rejection(
     if check == "--check":
         assert output.splitlines()[-1].endswith("Nothing was sent.")
         assert acme.rows() == before
-        assert [path.name for path in client.folder.iterdir()] == [name]
+        assert [path.name for path in client.directory.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", REJECTED)

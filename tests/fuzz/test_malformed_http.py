@@ -18,7 +18,7 @@ from tests.api.test_request import INVALID, NOT_JSON
 from tests.api.test_validation import HARMLESS, INVALID_BODIES
 from tests.conftest import Organization
 from tests.random_search import examples
-from tests.support.service import PATH, Answer, Service
+from tests.support.service import PATH, Response, Service
 
 EXISTING = ["SN-1", "SN-2", "é", "10"]
 
@@ -201,7 +201,7 @@ class Target:
     acme: Organization
     globex: Organization
 
-    def send(self, request: bytes) -> list[Answer]:
+    def send(self, request: bytes) -> list[Response]:
         """Send a request with the API key of Acme, and check its effects."""
         before, others = self.acme.rows(), self.globex.rows()
         received = self.exchange(request.replace(b"KEY", self.acme.key.encode()))
@@ -231,7 +231,7 @@ class Target:
         return received
 
 
-def responses_in(received: bytes, to_head: bool) -> Iterator[Answer]:
+def responses_in(received: bytes, to_head: bool) -> Iterator[Response]:
     """Parse the responses of a connection."""
     while received:
         start, end, rest = received.partition(b"\r\n\r\n")
@@ -249,10 +249,10 @@ def responses_in(received: bytes, to_head: bool) -> Iterator[Answer]:
         # A response to HEAD has the length of a body, but no body.
         if not rest and to_head:
             continue
-        yield Answer(status, headers, rest[:length])
+        yield Response(status, headers, rest[:length])
 
 
-def check(response: Answer) -> None:
+def check(response: Response) -> None:
     """Fail if the contract does not allow the response to any request."""
     assert response.status in STATUSES, response
     assert response.headers["Content-Type"] == "application/json"

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bulk_metadata.server.metrics_server import create_metrics_app
 from bulk_metadata.telemetry import multiprocess
 from tests.conftest import Organization, connect
-from tests.support.service import ANY_PORT, ROOT, Answer, Service, run_service
+from tests.support.service import ANY_PORT, ROOT, Response, Service, run_service
 from tests.support.waiting import wait_until
 
 
@@ -102,7 +102,7 @@ def test_requests_are_counted_once(service: Service, acme: Organization) -> None
 @contextmanager
 def request_in_flight(
     service: Service, acme: Organization, owner_url: str
-) -> Iterator[Future[Answer]]:
+) -> Iterator[Future[Response]]:
     """Send a request that waits for a device locked by another transaction."""
     acme.insert("SN-1")
     locker = connect(owner_url)

@@ -34,10 +34,10 @@ class Done:
 
 @dataclass
 class Client:
-    """The client in ``folder``, with the URL of a service, an API key, and environment
-    variables."""
+    """The client in ``directory``, with the URL of a service, an API key, and
+    environment variables."""
 
-    folder: Path
+    directory: Path
     url: str
     key: str
     variables: dict[str, str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Client:
 
     def write(self, devices: Metadata, name: str = "fleet.ndjson") -> Path:
         """Write the file that the other methods push."""
-        path = self.folder / name
+        path = self.directory / name
         path.write_text(ndjson(devices.items()))
         return path
 
@@ -68,7 +68,7 @@ class Client:
     ) -> "Running":
         process = subprocess.Popen(
             [*prefix, *self.command(*options, file=file)],
-            cwd=self.folder,
+            cwd=self.directory,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -82,7 +82,7 @@ class Client:
 
     def results(self, name: str = "fleet.ndjson.results.csv") -> list[list[str]]:
         """Return the rows of the result file without the header."""
-        return read_results(self.folder / name)
+        return read_results(self.directory / name)
 
     def statuses(self) -> dict[str, str]:
         """Return the status of each identifier. No identifier may occur twice."""
@@ -93,7 +93,7 @@ class Client:
 
     @property
     def journal(self) -> Path:
-        return self.folder / "fleet.ndjson.results.csv.journal"
+        return self.directory / "fleet.ndjson.results.csv.journal"
 
 
 @dataclass

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.cluster import Cluster
-from tests.support.service import PATH, Answer
+from tests.support.service import PATH, Response
 from tests.support.waiting import TIMEOUT, wait_until
 
 CLIENTS = 8
@@ -50,7 +50,7 @@ class ConcurrentClients:
     def __exit__(self, *_: object) -> None:
         self.executor.shutdown()
 
-    def post(self, devices: object) -> Answer:
+    def post(self, devices: object) -> Response:
         """Send a request on a new connection."""
         with KeepAliveClient(self.port, self.key) as client:
             return client.post(devices)
@@ -148,7 +148,7 @@ class KeepAliveClient:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    def post(self, devices: object) -> Answer:
+    def post(self, devices: object) -> Response:
         """Send a request, without retries. Raises OSError or HTTPException if there is
         no response."""
         # Like every HTTP client, replace a connection that the server has closed.
@@ -159,7 +159,7 @@ class KeepAliveClient:
         try:
             self.connection.request("POST", PATH, body, self.headers)
             response = self.connection.getresponse()
-            return Answer(response.status, dict(response.headers), response.read())
+            return Response(response.status, dict(response.headers), response.read())
         except BaseException:
             self.connection.close()
             raise

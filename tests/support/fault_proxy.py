@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.support.service import Answer
+from tests.support.service import Response
 
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")
 
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
             except OSError:
                 self.close_connection = True  # The client disconnected.
 
-    def forward(self, path: str | None = None) -> Answer:
+    def forward(self, path: str | None = None) -> Response:
         """Send the request to the service, and return the response."""
         connection = http.client.HTTPConnection(
             "127.0.0.1", self.server.target, timeout=60
@@ -79,11 +79,11 @@ class Handler(BaseHTTPRequestHandler):
                 {**self.message.headers, "Accept-Encoding": "identity"},
             )
             response = connection.getresponse()
-            return Answer(response.status, dict(response.headers), response.read())
+            return Response(response.status, dict(response.headers), response.read())
         finally:
             connection.close()
 
-    def reply(self, response: Answer, sent: int | None = None) -> None:
+    def reply(self, response: Response, sent: int | None = None) -> None:
         """Send ``response``, or ``sent`` bytes of its body before disconnecting."""
         self.send_response(response.status, None if response.status < 520 else "")
         for name, value in response.headers.items():
@@ -227,7 +227,7 @@ def response(status: int, body: Any = None, **headers: str) -> Fault:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def fault(handler: Handler) -> None:
-        handler.reply(Answer(status, named, body))
+        handler.reply(Response(status, named, body))
 
     # For the test ids.
     fault.__name__ = f"{status} {body[:20].decode(errors='replace')}"
@@ -244,9 +244,9 @@ def altered(alter: Callable[[Any], Any]) -> Fault:
     """Alter the JSON of the response of the service."""
 
     def fault(handler: Handler) -> None:
-        answer = handler.forward()
-        answer.body = json.dumps(alter(answer.json)).encode()
-        handler.reply(answer)
+        response = handler.forward()
+        response.body = json.dumps(alter(response.json)).encode()
+        handler.reply(response)
 
     return fault
 

@@ -57,8 +57,8 @@ def postgres() -> Iterator[tuple[str, str]]:
             yield container.get_connection_url(), f"a container of {image}"
         return
     with (
-        tempfile.TemporaryDirectory(prefix="bulk-metadata-") as folder,
-        embedded_postgres(Path(folder, "postgres")) as url,
+        tempfile.TemporaryDirectory(prefix="bulk-metadata-") as directory,
+        embedded_postgres(Path(directory, "postgres")) as url,
     ):
         yield url, "the embedded server"
 

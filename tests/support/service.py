@@ -26,7 +26,7 @@ ANY_PORT = {"BIND": "127.0.0.1:0", "METRICS_BIND": "127.0.0.1:0"}
 
 
 @dataclass
-class Answer:
+class Response:
     """A response."""
 
     status: int
@@ -66,13 +66,13 @@ class Service:
         method: str = "POST",
         path: str = PATH,
         **options: Any,
-    ) -> Answer:
+    ) -> Response:
         """Send a request on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with closing(connection):
             connection.request(method, path, body, dict(headers or {}), **options)
             response = connection.getresponse()
-            return Answer(response.status, dict(response.headers), response.read())
+            return Response(response.status, dict(response.headers), response.read())
 
     def send(self, *pieces: bytes, half_close: bool = False) -> bytes:
         """Send raw bytes and return the bytes received until the connection closes."""

@@ -60,7 +60,7 @@ class Terminal:
 
 @contextmanager
 def run_in_terminal(
-    command: Sequence[str], folder: Path, environment: dict[str, str], columns: int
+    command: Sequence[str], directory: Path, environment: dict[str, str], columns: int
 ) -> Iterator[Terminal]:
     """Run ``command`` in a terminal with this number of columns."""
     master, slave = pty.openpty()
@@ -69,7 +69,7 @@ def run_in_terminal(
     size = {"COLUMNS": str(columns), "LINES": "24"}
     process = subprocess.Popen(
         command,
-        cwd=folder,
+        cwd=directory,
         env={"TERM": "xterm-256color", **environment, **size},
         stdin=slave,
         stdout=slave,

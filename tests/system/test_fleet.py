@@ -26,12 +26,12 @@ def command(document: str) -> str:
 
 
 def push(
-    script: str, folder: Path, service: Service, acme: Organization
+    script: str, directory: Path, service: Service, acme: Organization
 ) -> subprocess.CompletedProcess[str]:
     """Run ``script`` with the API key and the address of a test."""
     return subprocess.run(
         ["bash", "-eu", "-c", client_script(script, acme.key, service.port)],
-        cwd=folder,
+        cwd=directory,
         env={**os.environ, "PATH": PROGRAMS, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -15,7 +15,7 @@ import requests
 
 from tests.conftest import Organization, connect
 from tests.support.concurrent_clients import repeat
-from tests.support.service import ROOT, Answer, Service, run_service
+from tests.support.service import ROOT, Response, Service, run_service
 from tests.support.waiting import free_port, wait_until
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "bulk-metadata.json"
@@ -121,9 +121,9 @@ class Prometheus:
         self._url = f"http://127.0.0.1:{port}/api/v1/"
 
     def query(self, path: str, **parameters: str) -> Any:
-        answer = requests.get(self._url + path, params=parameters, timeout=10).json()
-        assert answer["status"] == "success", answer
-        return answer["data"]
+        response = requests.get(self._url + path, params=parameters, timeout=10).json()
+        assert response["status"] == "success", response
+        return response["data"]
 
     def numbers(self, expression: str) -> list[float]:
         """Return the results of an expression, without NaN (0 / 0)."""
@@ -141,7 +141,7 @@ class Prometheus:
 
 
 @contextmanager
-def run_prometheus(service: Service, folder: Path) -> Iterator[Prometheus]:
+def run_prometheus(service: Service, directory: Path) -> Iterator[Prometheus]:
     """Run a Prometheus that scrapes the service every 200 ms."""
     configuration = {
         "global": {"scrape_interval": "200ms", "evaluation_interval": "200ms"},
@@ -153,7 +153,7 @@ def run_prometheus(service: Service, folder: Path) -> Iterator[Prometheus]:
             }
         ],
     }
-    file = folder / "prometheus.yml"
+    file = directory / "prometheus.yml"
     # JSON is a subset of YAML.
     file.write_text(json.dumps(configuration))
     port = free_port()
@@ -161,7 +161,7 @@ def run_prometheus(service: Service, folder: Path) -> Iterator[Prometheus]:
         [
             "prometheus",
             f"--config.file={file}",
-            f"--storage.tsdb.path={folder / 'prometheus'}",
+            f"--storage.tsdb.path={directory / 'prometheus'}",
             f"--web.listen-address=127.0.0.1:{port}",
             "--log.level=error",
         ]
@@ -243,7 +243,7 @@ def test_held_lock_activates_alerts(
         run_service(tmp_path / "log", DATABASE_URL=service_url, **settings) as service,
     ):
 
-        def call() -> Answer:
+        def call() -> Response:
             return service.request('{"devices": {"SN-1": {}}}', {"x-api-key": acme.key})
 
         other.cursor().execute("BEGIN; SELECT FROM devices FOR UPDATE")

@@ -160,8 +160,8 @@ def test_readiness_reasons_are_in_runbook(direct_url: str) -> None:
             f"postgresql://127.0.0.1:{silent.getsockname()[1]}/silent",
         ]
         apps = [create_app(Config(url)) for url in urls]
-        answers = [app.test_client().get("/readyz") for app in apps]
-    reasons = {answer.json["error"] for answer in answers if answer.json}
+        responses = [app.test_client().get("/readyz") for app in apps]
+    reasons = {response.json["error"] for response in responses if response.json}
     assert len(reasons) == 4
     others = {
         "All connections are in use",

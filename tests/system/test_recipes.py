@@ -50,8 +50,8 @@ def test_file_is_sent_unchanged(
     body.write_text(f'{{"devices": {{\n"SN-1": {{"n": {NUMBER}}},\r\n"SN-2": {{}}}}}}')
     done = run(at(service), recipe)
     assert (done.returncode, done.stderr) == (0, "")
-    answer = json.loads(done.stdout)
-    assert (answer["updated"], answer["notFound"]) == (1, 1)
+    response = json.loads(done.stdout)
+    assert (response["updated"], response["notFound"]) == (1, 1)
     assert acme.texts() == {"SN-1": f'{{"n": {NUMBER}}}'}
     # Including line breaks.
     assert service.requests[-1]["bytes"] == body.stat().st_size
