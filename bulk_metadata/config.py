@@ -7,14 +7,11 @@ from typing import Any
 
 from bulk_metadata.core.limits import DEFAULT_MAX_BODY_BYTES
 
-# Maximum values of numeric settings.
-MAXIMA = {
-    # PostgreSQL limits a value to 1 GiB. Parsing many small values, or the text of many
-    # numbers like 1e308, comes near this limit for a larger body.
-    "max_body_bytes": 16 * 1024 * 1024,
-}
-# A day in seconds. Larger numbers are mistakes.
-DEFAULT_MAXIMUM = 86_400
+# PostgreSQL limits a value to 1 GiB. Parsing many small values, or the text of many
+# numbers like 1e308, comes near this limit for a larger body.
+MAX_BODY_BYTES = 16 * 1024 * 1024
+# Maximum of the other numbers: a day in seconds. Larger numbers are mistakes.
+MAX_NUMBER = 86_400
 
 # A host name, an IPv4 address or an IPv6 address in brackets, and a port.
 BIND = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", re.ASCII)
@@ -109,7 +106,7 @@ def _bind(name: str, text: str) -> str:
 
 
 def _whole_number(name: str, text: str) -> int:
-    maximum = MAXIMA.get(name, DEFAULT_MAXIMUM)
+    maximum = MAX_BODY_BYTES if name == "max_body_bytes" else MAX_NUMBER
     # int() also accepts signs, spaces, underscores and the digits of all scripts.
     if not NUMBER.fullmatch(text) or not 0 < int(text) <= maximum:
         raise ConfigError(

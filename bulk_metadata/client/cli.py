@@ -24,7 +24,6 @@ from bulk_metadata.client.push import (
     Settings,
     check,
     push,
-    read_file,
 )
 from bulk_metadata.client.report import FAILED, SUFFIXES, Summary
 from bulk_metadata.client.retry import RequestError
@@ -209,7 +208,7 @@ def push_command(
         file_format, encoding, identifier_column, allow_empty, max_body_bytes
     )
     with running(summary, file, quiet=quiet, as_json=as_json) as (display, stop):
-        device_file = open_file(file, described, display, stop)
+        device_file = open_file(file, described, stop)
         try:
             push(device_file, settings, summary, display, stop)
         except sqlite3.Error as error:
@@ -239,11 +238,10 @@ def check_command(
         running(summary, file, quiet=quiet, as_json=as_json) as (display, stop),
         tempfile.TemporaryDirectory() as directory,
     ):
-        device_file = open_file(file, described, display, stop)
+        device_file = open_file(file, described, stop)
         journal = Journal(Path(directory, "journal"), {}, resume=False)
         try:
-            chunks = read_file(device_file, display)
-            check(device_file, chunks, journal, display, stop)
+            check(device_file, device_file.read(), journal, display, stop)
             display.statistics.statuses.update(journal.counts())
         finally:
             journal.close(delete=False)
@@ -256,7 +254,8 @@ def check_command(
 def running(
     summary: Summary, file: str, *, quiet: bool, as_json: bool
 ) -> Iterator[tuple[Display, Stop]]:
-    """Display the progress of a run, handle signals, and complete ``summary``."""
+    """Display the progress of a run, handle signals, and complete ``summary``. Raises
+    InvalidFileError instead of FileError, after the problem is printed."""
     start = time.monotonic()
     stop = Stop()
     summary.name = "standard input" if file == STDIN else file
@@ -265,23 +264,23 @@ def running(
         stop.handle_signals(display.message, display.restore)
         try:
             yield display, stop
+        except FileError as error:
+            display.problem(error.as_problem())
+            raise InvalidFileError("1 error. Nothing was sent") from None
         finally:
             summary.signal = stop.signal
             summary.seconds = time.monotonic() - start
 
 
-def open_file(path: str, options: Options, display: Display, stop: Stop) -> DeviceFile:
-    """Open the file and detect its type. Raises InvalidFileError if it is not a
-    device file, after the problem is printed."""
+def open_file(path: str, options: Options, stop: Stop) -> DeviceFile:
+    """Open the file and detect its type. Raises FileError if it is not a device
+    file."""
     with stop.raising():
         source = Source(path)
     try:
         return DeviceFile(source, options)
     except UnknownFormatError as error:
         raise click.UsageError(str(error)) from None
-    except FileError as error:
-        display.problem(error.as_problem())
-        raise InvalidFileError("1 error. Nothing was sent") from None
 
 
 def address_of(url: str) -> str:

@@ -19,7 +19,7 @@ from bulk_metadata.client.transport import Transport
 from bulk_metadata.core.api_key import digest
 from bulk_metadata.core.limits import MAX_DEVICES
 from bulk_metadata.core.text import counted
-from bulk_metadata.files.device import Device, FileError
+from bulk_metadata.files.device import Device
 from bulk_metadata.files.reader import Chunk, DeviceFile
 
 CHANGED = "the file changed while it was read"
@@ -57,13 +57,13 @@ def push(
 ) -> None:
     """Upload ``file`` until it is complete or ``stop`` is set. Complete ``summary``.
 
-    Raises InvalidFileError, JournalError, RequestError, ValueError, sqlite3.Error,
-    OSError, or StoppedError.
+    Raises FileError, InvalidFileError, JournalError, RequestError, ValueError,
+    sqlite3.Error, OSError, or StoppedError.
     """
     # Reports an invalid proxy or certificate before the file is read.
     transport = _transport(settings, stop)
     facts = _facts(file, settings, display, stop)
-    chunks = read_file(file, display)
+    chunks = file.read()
     journal = Journal(
         settings.journal,
         facts,
@@ -75,7 +75,7 @@ def push(
         transport.set_request_id(journal.request_id)
         if settings.check and not journal.is_checked:
             check(file, chunks, journal, display, stop)
-            chunks = read_file(file, display)
+            chunks = file.read()
         is_needed = True
         summary.journal = settings.journal
         summary.request_id = journal.request_id
@@ -96,16 +96,6 @@ def push(
         journal.close(delete=not is_needed)
         if not is_needed:
             summary.journal = None
-
-
-def read_file(file: DeviceFile, display: Display) -> Iterator[Chunk]:
-    """Return the devices. Raises InvalidFileError if the file has no valid beginning,
-    after the problem is printed."""
-    try:
-        return file.read()
-    except FileError as error:
-        display.problem(error.as_problem())
-        raise InvalidFileError("1 error. Nothing was sent") from None
 
 
 def check(

@@ -98,8 +98,8 @@ def write_devices(devices: Iterable[tuple[str, str]], file: str, text: TextIO) -
     name = file.lower().removesuffix(".gz")
     if not name.endswith((".csv", ".tsv")):
         for identifier, document in devices:
-            name = encode(identifier).decode()
-            text.write(f'{{"identifier": {name}, "metadata": {document}}}\n')
+            key = encode(identifier).decode()
+            text.write(f'{{"identifier": {key}, "metadata": {document}}}\n')
         return
     writer = csv_writer(text, "," if name.endswith(".csv") else "\t")
     writer.writerow(["identifier", "metadata"])

@@ -36,7 +36,7 @@ def _encoding(_: click.Context, __: click.Parameter, name: str) -> str:
         is_known = normalized.startswith("utf-16") or ASCII.encode(name) == bytes(
             range(128)
         )
-    except (LookupError, UnicodeError, ValueError):
+    except (LookupError, ValueError):
         is_known = False
     if not is_known:
         raise click.BadParameter(f'unknown encoding "{name}". Example: windows-1252')

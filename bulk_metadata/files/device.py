@@ -57,9 +57,9 @@ class FileError(DeviceError):
         super().__init__(reason, fix)
         self.line = line
 
-    def as_problem(self, number: int = 0) -> Problem:
+    def as_problem(self) -> Problem:
         """Return the error as a problem."""
-        return Problem(number, self.line, "", self.reason, self.fix)
+        return Problem(0, self.line, "", self.reason, self.fix)
 
 
 def repeats(first_line: int) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from bulk_metadata.core.json_text import Struct, encode
+from bulk_metadata.core.text import printable
 from bulk_metadata.telemetry.context import RequestContext
 
 logger = logging.getLogger(__name__)
@@ -95,8 +96,7 @@ class TextFormatter(logging.Formatter):
         parts = [
             f"{entry.time.astimezone():%H:%M:%S}",
             entry.method,
-            # Control characters in a path could move the terminal's cursor.
-            entry.path if entry.path.isprintable() else ascii(entry.path),
+            printable(entry.path),
             str(entry.status),
         ]
         if entry.devices is not None:

@@ -33,7 +33,7 @@ for collector in (GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR):
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 REQUESTS = Counter("bulk_metadata_requests", "Requests, by status.", ["status"])
-for status in (200, 308, 400, 401, 404, 405, 413, 414, 417, 431, 500, 501):
+for status in (200, 400, 401, 404, 405, 413, 414, 417, 431, 500, 501):
     REQUESTS.labels(str(status))
 DURATION = Histogram(
     "bulk_metadata_request_duration_seconds", "Response time.", buckets=SECONDS

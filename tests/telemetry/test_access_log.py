@@ -163,7 +163,7 @@ def test_terminal_log_is_text(
         f"-POST {PATH} 200 2 devices 1 updated -",
         f"-POST {PATH} 200 2 devices 1 would be updated -",
         f"-POST {PATH} 400 -",
-        "-GET '/\\x1b[2J' 404 -",
+        "-GET /\\x1b[2J 404 -",
         f"-POST {PATH} 500 - ",
         "Traceback (most recent call last):",
     ]
