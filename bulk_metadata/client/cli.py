@@ -49,7 +49,7 @@ EXPECTED_ERRORS = (
 KEY_VARIABLE = "BULK_METADATA_API_KEY"
 
 # A line of a header file for curl.
-KEY_HEADER = re.compile(r"^\s*x-api-key\s*:(.*)$", re.IGNORECASE | re.MULTILINE)
+KEY_HEADER = re.compile(r"^[\s\ufeff]*x-api-key\s*:(.*)$", re.IGNORECASE | re.MULTILINE)
 
 CHECK_EXIT_CODES = """\b
 Exit codes:

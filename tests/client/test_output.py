@@ -178,7 +178,8 @@ def test_failure_reason_is_on_standard_error(pusher: Client, proxy: FaultProxy) 
         "{key}",
         "\ufeff {key}\r\n\r\n",
         "x-api-key: {key}\n",
-        "\ufeffAccept: */*\r\nX-API-Key:{key}\r\n",
+        "\ufeffx-api-key: {key}\r\n",
+        "Accept: */*\r\nX-API-Key:{key}\r\n",
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
