@@ -91,7 +91,9 @@ def push(
         if not journal.is_empty():
             write_results(journal.results(), settings.results)
             summary.results = settings.results
-        is_needed = stop.is_set() or bool(counts["not_sent"] or counts["refused"])
+        # With --no-check, devices that were not sent may not be listed.
+        is_needed = stop.is_set() and not journal.is_checked
+        is_needed |= bool(counts["not_sent"] or counts["refused"])
     finally:
         journal.close(delete=not is_needed)
         if not is_needed:
