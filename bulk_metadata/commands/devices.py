@@ -1,6 +1,7 @@
 """``flask import-devices`` and ``flask export-devices``."""
 
 import gzip
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from io import TextIOWrapper
@@ -10,7 +11,12 @@ from typing import Any, TextIO, cast
 import click
 
 from bulk_metadata.commands.device_files import FILE, Loader, open_source
-from bulk_metadata.commands.output import progress_bar, report, standard_output
+from bulk_metadata.commands.output import (
+    is_terminal,
+    progress_bar,
+    report,
+    standard_output,
+)
 from bulk_metadata.commands.transaction import blueprint, session
 from bulk_metadata.core.json_text import encode
 from bulk_metadata.core.text import counted
@@ -82,10 +88,14 @@ def export_devices_command(
                 listed = loader.load(cursor, "Nothing was exported.")
         selection = (cursor, organization_id, listed is not None)
         count = count_devices(*selection)
+        # The lines of a progress bar and of the devices would be mixed.
+        hidden = file == "-" and is_terminal(sys.stdout)
         with (
             closing(select_devices(*selection)) as devices,
             output(file) as text,
-            progress_bar(devices, length=count, label="Exporting") as progress,
+            progress_bar(
+                devices, length=count, label="Exporting", hidden=hidden
+            ) as progress,
         ):
             write_devices(progress, file, text)
     if listed is not None and listed > count:

@@ -46,11 +46,16 @@ def report(message: str | bytes, *, err: bool = False) -> None:
         setattr(sys, "stderr" if err else "stdout", None)
 
 
-def progress_bar(values: Any = None, **options: Any) -> Any:
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a standard stream, which may be closed, is a terminal."""
+    return stream is not None and stream.isatty()
+
+
+def progress_bar(values: Any = None, *, hidden: bool = False, **options: Any) -> Any:
     """Return a progress bar on standard error, which is hidden unless it is a
     terminal."""
-    is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return click.progressbar(values, file=sys.stderr, hidden=not is_terminal, **options)
+    hidden = hidden or not is_terminal(sys.stderr)
+    return click.progressbar(values, file=sys.stderr, hidden=hidden, **options)
 
 
 def confirm(question: str, *, err: bool = False) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import pty
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.commands.conftest import Flask
+from tests.commands.conftest import Flask, run_flask
 from tests.conftest import Organization
 from tests.files.test_formats import NUMBERS, TEXT, VALUES, is_accepted
 from tests.random_search import examples
@@ -53,6 +54,20 @@ def test_extension_determines_output_format(flask: Flask, tmp_path: Path) -> Non
     assert gzip.decompress((tmp_path / "a.ndjson.gz").read_bytes()).decode() == LINES
     assert flask("export-devices", "Acme").stdout == LINES
     assert flask("export-devices", "Acme", "-").stdout == LINES
+
+
+@pytest.mark.usefixtures("devices")
+def test_progress_bar_is_not_mixed_with_devices(owner_url: str, tmp_path: Path) -> None:
+    """Standard output and standard error are the same terminal."""
+    for file, printed in {"-": LINES, str(tmp_path / "fleet.csv"): "100%"}.items():
+        terminal, output = pty.openpty()
+        run_flask(
+            owner_url, "export-devices", "Acme", file, stdout=output, stderr=output
+        )
+        os.close(output)
+        text = os.read(terminal, 65536).decode().replace("\r\n", "\n")
+        os.close(terminal)
+        assert printed == text if file == "-" else printed in text
 
 
 @pytest.mark.usefixtures("devices")
