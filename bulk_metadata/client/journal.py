@@ -153,7 +153,8 @@ class Journal:
     def _reject(self, known: Mapping[str, str], facts: Mapping[str, str]) -> None:
         changed = next(name for name in facts if known.get(name) != facts[name])
         raise JournalError(
-            f"{self.path} belongs to another run: {changed} has changed."
+            f"{self.path} belongs to another run: {changed} has changed. To start "
+            "again, delete the file."
         )
 
     def _begin(self, facts: Mapping[str, str]) -> None:

@@ -220,6 +220,13 @@ def check_status(response: BaseHTTPResponse) -> None:
     if response.status == HTTPStatus.BAD_REQUEST and message is not None:
         kind = Failure.REJECTED
     reason = _describe(response) if message is None else f"{response.status}: {message}"
+    if response.status == HTTPStatus.NOT_FOUND:
+        reason += ". Check --url"
+    if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and message is None:
+        reason += (
+            ". A proxy before the service limits the size of a request, for example "
+            "with client_max_body_size in nginx"
+        )
     raise RequestError(kind, reason, _retry_after(response))
 
 

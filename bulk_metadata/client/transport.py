@@ -188,7 +188,10 @@ class Transport:
             host = f"the proxy {self._proxy.address}"
             # http.client reports the status of the proxy in the message only.
             if found := TUNNEL_STATUS.search(str(error.original_error)):
-                return RequestError(int(found[1]), f"{found[1]} from {host}")
+                reason = f"{found[1]} from {host}"
+                if found[1] == "403":
+                    reason += f": it does not permit {self._target.netloc}"
+                return RequestError(int(found[1]), reason)
             cause = error.original_error
             error = cause if isinstance(cause, HTTPError) else ProtocolError(cause)
         if isinstance(error, SSLError):

@@ -284,7 +284,10 @@ def test_unavailable_proxy_is_named(pusher: Client, scheme: str) -> None:
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "403 from the proxy 127.0.0.1:"),
+        (
+            b"HTTP/1.1 403 Forbidden\r\n\r\n",
+            "403 from the proxy 127.0.0.1:{port}: it does not permit service.example.",
+        ),
         (
             b"",
             "all requests fail: the connection to service.example (through the proxy ",
@@ -307,7 +310,7 @@ def test_connect_contains_no_api_key(pusher: Client, reply: bytes, reason: str) 
         port = listener.getsockname()[1]
         pusher.variables = {"https_proxy": f"http://j%40b:p%3Aw@127.0.0.1:{port}"}
         done = pusher.push("--attempts=1")
-    assert f"Error: {reason}" in done.err
+    assert f"Error: {reason.format(port=port)}" in done.err
     assert heads[0].startswith(b"CONNECT service.example:443 HTTP/1.")
     assert b"Proxy-Authorization: Basic akBiOnA6dw==\r\n" in heads[0]
     assert pusher.key.encode() not in heads[0]

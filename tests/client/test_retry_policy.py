@@ -3,6 +3,7 @@
 import email.utils
 import io
 import time
+from http import HTTPStatus
 
 import pytest
 from tenacity import RetryCallState
@@ -61,7 +62,15 @@ def failure(status: int, body: bytes, **headers: str) -> RequestError:
     [
         (500, b'{"error": "Internal"}', 500, "500: Internal"),
         (400, b'{"error": "invalid"}', Failure.REJECTED, "400: invalid"),
+        (404, b'{"error": "Not Found"}', 404, "404: Not Found. Check --url"),
         (413, b'{"error": "too large"}', 413, "413: too large"),
+        (
+            413,
+            b"<html>",
+            413,
+            f"413 {HTTPStatus(413).phrase}. A proxy before the service limits the size "
+            "of a request, for example with client_max_body_size in nginx",
+        ),
         (503, b"[" * 100_000, 503, "503 Service Unavailable"),
         (403, b'{"error": "gesch\xfctzt"}', 403, "403 Forbidden"),
         (522, b"", 522, "522"),

@@ -88,6 +88,22 @@ def test_signal_completes_requests_in_flight(
     assert acme.metadata() == DEVICES
 
 
+def test_signal_during_last_request_completes_run(
+    pusher: Client, proxy: FaultProxy
+) -> None:
+    release = threading.Event()
+    proxy.choose = lambda request: faults.held(release)
+    running = pusher.start()
+    wait_until(lambda: proxy.max_concurrent == 1)
+    running.process.send_signal(signal.SIGINT)
+    wait_for_stop(running)
+    release.set()
+    done = running.end()
+    assert done.code == 0
+    assert "--resume" not in done.err
+    assert not pusher.journal.exists()
+
+
 def wait_for_stop(running: Running) -> None:
     """Return when the client has processed its first signal."""
     assert running.process.stderr is not None
@@ -347,7 +363,7 @@ def test_resume_rejects_changed_upload(
     assert done.code == 1
     assert done.err.endswith(
         "Error: fleet.ndjson.results.csv.journal belongs to another run: "
-        f"{name} has changed.\n"
+        f"{name} has changed. To start again, delete the file.\n"
     )
     assert not proxy.requests
 
