@@ -125,12 +125,7 @@ def _check_form(identifier: str) -> None:
 def _without_invisible(identifier: str) -> str:
     """Remove invisible characters from both ends. Raises DeviceError if there are
     others."""
-    start, end = 0, len(identifier)
-    while start < end and _is_blank(identifier[start]):
-        start += 1
-    while start < end and _is_blank(identifier[end - 1]):
-        end -= 1
-    identifier = identifier[start:end]
+    identifier = identifier.strip("".join(filter(_is_blank, identifier)))
     found = [
         f"U+{ord(character):04X}"
         for before, character in pairwise(identifier)

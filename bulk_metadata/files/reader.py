@@ -32,10 +32,10 @@ CHUNK_DEVICES = 1000
 # Size of a request for one device, without its identifier and metadata.
 REQUEST_BYTES = len(b'{"devices":{:}}')
 
-# Characters of an identifier whose UTF-8 is certainly short enough, and the bytes of a
-# character in JSON: \u0001.
+# Characters of an identifier whose UTF-8 is certainly short enough, and the bytes of
+# the longest one in JSON.
 MAX_ORDINARY_IDENTIFIER = MAX_IDENTIFIER_BYTES // 4
-MAX_CHARACTER_BYTES = 6
+LONGEST_NAME_BYTES = len(encode("\1" * MAX_ORDINARY_IDENTIFIER))
 
 
 class Chunk(NamedTuple):
@@ -136,7 +136,7 @@ def _validated(
 
 def _are_ordinary(devices: list[Device], max_bytes: int) -> bool:
     """Return whether _validate accepts all ``devices``. False is not certain."""
-    max_document = max_bytes // 2 - MAX_CHARACTER_BYTES * MAX_ORDINARY_IDENTIFIER
+    max_document = max_bytes - REQUEST_BYTES - LONGEST_NAME_BYTES
     are_ordinary = [
         0 < len(identifier) <= MAX_ORDINARY_IDENTIFIER
         and len(document) <= max_document

@@ -175,8 +175,7 @@ def long_line(line: int) -> FileError:
 
 def encoding_error(text: str) -> DeviceError:
     """Return the error for ``text``, which contains an invalid byte."""
-    match = INVALID_BYTE.search(text)
-    start, byte = (match.start(), match.group()) if match else (0, "\udc00")
+    start, byte = next((m.start(), m.group()) for m in INVALID_BYTE.finditer(text))
     excerpt = text[max(start - CONTEXT, 0) : start + CONTEXT].strip()
     return DeviceError(
         f'"{INVALID_BYTE.sub("?", excerpt)}" is not UTF-8 (or the encoding set with '

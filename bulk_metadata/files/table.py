@@ -113,7 +113,7 @@ def _checked(header: Header, identifier_columns: int) -> Header:
 
 
 def _error(line: int, names: Sequence[str], fix: str) -> FileError:
-    if any(name.startswith(("{", "[")) for name in names[:1]):
+    if "".join(names).startswith(("{", "[")):
         fix = advice.JSON_CONTENT
     found = shorten(", ".join(f'"{name}"' for name in names)) or "none"
     if INVALID_BYTE.search(found):

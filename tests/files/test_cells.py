@@ -2,6 +2,7 @@
 
 import pytest
 
+from bulk_metadata.files.cells import is_read_back
 from tests.files.reading import problems, texts
 
 
@@ -14,7 +15,7 @@ from tests.files.reading import problems, texts
         ("'0071", "0071"),
         ("\u200b SN-1 \u2060", "SN-1"),
         ("\ufeff\u200e\u202aSN-1\u202c", "SN-1"),
-        ("SN-1\x1a", "SN-1"),
+        ("\u200eSN-1\x1a", "SN-1"),
         ("SN\xa01", "SN\xa01"),
         # Joiners between letters, and in an emoji.
         ("क्\u200dष", "क्\u200dष"),
@@ -55,6 +56,7 @@ IN_COLUMN = 'column "identifier": "%s" is %s'
         ("'=x", 'the identifier "\'=x" is a formula'),
         ("#NAME?", IN_COLUMN % ("#NAME?", "an error value of a formula")),
         ("\\N", "the identifier is empty"),
+        ("\u200e\x1a", "the identifier is empty"),
         (
             "SN\u200b-1\u00ad2",
             'the identifier "SN?-1?2" contains invisible characters '
@@ -74,6 +76,15 @@ def test_unintended_identifier_is_rejected(cell: str, reason: str) -> None:
     assert [found for _, _, found in problems(f"identifier;a\n{cell};x\n", "csv")] == [
         reason
     ]
+
+
+@pytest.mark.parametrize(
+    ("identifier", "expected"), [("SN-1", True), ("'0071", False), ("=B2", False)]
+)
+def test_identifier_that_changes_is_not_read_back(
+    identifier: str, expected: bool
+) -> None:
+    assert is_read_back(identifier) == expected
 
 
 @pytest.mark.parametrize(

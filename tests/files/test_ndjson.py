@@ -98,6 +98,7 @@ def test_invalid_line_is_rejected(wrong: bytes | str, reason: str) -> None:
         (" \t\u3000", "{}", "the identifier is empty"),
         ("a\0b", "{}", "the identifier must not contain the NUL character"),
         ("é" * 513, "{}", "the identifier has more than 1,024 bytes"),
+        ("😀" * 257, "{}", "the identifier has more than 1,024 bytes"),
     ],
 )
 def test_device_is_rejected_as_by_service(
@@ -115,13 +116,15 @@ def test_missing_metadata_needs_confirmation() -> None:
     assert texts(content, "ndjson", allow_empty=True) == {"SN-1": "{}", "SN-2": "{}"}
 
 
-def test_device_larger_than_request_is_rejected() -> None:
-    metadata = '{"a": "%s"}' % ("x" * 100)
-    # {"devices":{"SN-1":...}}
-    size = len('{"devices":{"SN-1":}}') + len(metadata)
-    assert problems(line("SN-1", metadata), "ndjson", max_bytes=size) == []
-    assert problems(line("SN-1", metadata), "ndjson", max_bytes=size - 1) == [
-        (1, "SN-1", f"the device needs a request of {size} bytes (limit: {size - 1})")
+@pytest.mark.parametrize("identifier", ["SN-1", "é" * 512, "a" + "\1" * 255])
+def test_device_larger_than_request_is_rejected(identifier: str) -> None:
+    metadata = '{"a": "%s"}' % ("x" * 3000)
+    body = f'{{"devices":{{{json.dumps(identifier, ensure_ascii=False)}:{metadata}}}}}'
+    size = len(body.encode())
+    assert problems(line(identifier, metadata), "ndjson", max_bytes=size) == []
+    reason = f"the device needs a request of {size:,} bytes (limit: {size - 1:,})"
+    assert problems(line(identifier, metadata), "ndjson", max_bytes=size - 1) == [
+        (1, identifier, reason)
     ]
 
 

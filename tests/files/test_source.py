@@ -1,6 +1,7 @@
 """The input: regular files, pipes, gzip, and files that change."""
 
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -73,8 +74,7 @@ def test_pipe_is_read(tmp_path: Path) -> None:
 def test_damaged_gzip_is_rejected(start: int, end: bytes, tmp_path: Path) -> None:
     path = tmp_path / "fleet.ndjson.gz"
     path.write_bytes(gzip.compress(LINES)[:start] + end)
-    *_, (_, _, reason) = read_path(path)[1]
-    assert reason.removesuffix(REST) == "the gzip file is damaged or incomplete"
+    assert read_path(path)[1] == [(0, "", "the gzip file is damaged or incomplete")]
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,32 @@ def test_gzip_damaged_in_first_device_is_rejected(
     assert found == ([], [(0, "", "the gzip file is damaged or incomplete")])
 
 
-def test_error_after_first_chunk_is_last_problem(tmp_path: Path) -> None:
-    lines = b"".join(
-        b'{"identifier": "SN-%d", "metadata": {}}\n' % n for n in range(9999)
-    )
-    path = tmp_path / "fleet.ndjson.gz"
-    path.write_bytes(gzip.compress(lines)[:-9])
-    devices, [(line, _, reason)] = read_path(path)
-    assert line == len(devices) + 1
-    assert reason == f"the gzip file is damaged or incomplete{REST}"
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (
+            "fleet.ndjson.gz",
+            gzip.compress(LINES * 2000)[:-9],
+            "the gzip file is damaged or incomplete",
+        ),
+        (
+            "fleet.csv",
+            b"identifier\n" + b"SN\n" * 1500 + b'"',
+            "a double quote is never closed",
+        ),
+    ],
+    ids=["gzip", "csv"],
+)
+def test_error_after_first_chunk_is_last_problem(
+    name: str, content: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with Source(str(tmp_path / name)) as source:
+        chunks = list(DeviceFile(source, Options(allow_empty=True)).read())
+    *_, last = [device for chunk in chunks for device in chunk.devices]
+    [problem] = chunks[-1].problems
+    assert (problem.number, problem.line) == (last.number + 1, last.line + 1)
+    assert problem.reason == reason + REST
 
 
 @pytest.mark.parametrize(
@@ -119,6 +136,18 @@ def test_error_after_first_chunk_is_last_problem(tmp_path: Path) -> None:
 )
 def test_read_error_is_explained(error: Exception, message: str) -> None:
     assert read_error(3, error).as_problem().reason == message
+
+
+def test_position_and_digest_cover_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.ndjson"
+    path.write_bytes(LINES)
+    with Source(str(path)) as source:
+        assert source.size == len(LINES)
+        assert source.digest(lambda: None) == hashlib.sha256(LINES).hexdigest()
+        file = source.open()
+        assert (source.position, source.position) == (0, 0)
+        assert file.read() == LINES
+        assert source.position == len(LINES)
 
 
 def test_change_is_detected(tmp_path: Path) -> None:
@@ -156,6 +185,10 @@ def test_undefined_byte_of_encoding_is_rejected(tmp_path: Path) -> None:
     assert devices[0].document.decode() == '{"a":"ä"}'
     assert (line, identifier) == (3, "SN-2")
     assert reason.endswith("byte 0x81")
+    path.write_bytes(b"identifier;a\na\x81b;%sx\x81y%s" % (b"x" * 30, b"y" * 30))
+    [(_, _, reason)] = read_path(path, encoding="windows-1252")[1]
+    assert '"a?b" is not UTF-8' in reason
+    assert f'"{"x" * 20}?{"y" * 19}" is not UTF-8' in reason
     path.write_bytes("identifier\ta\nSN-1\tx\n".encode("utf-16") + b"\x00\xd8\n")
     assert read_path(path)[1][0][0] == 3
 

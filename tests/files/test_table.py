@@ -271,6 +271,13 @@ def test_broken_rows_end_the_file(table: str, line: int, reason: str) -> None:
     assert problems(table, "csv")[-1] == (line, "", reason + REST)
 
 
+@pytest.mark.parametrize("lines", [100, 101])
+def test_header_has_up_to_100_lines(lines: int) -> None:
+    table = '"a%s",identifier\nx,SN-1\n' % ("\n" * (lines - 1))
+    devices, found = read_all(table, "csv")
+    assert (len(devices), len(found)) == ((1, 0) if lines == 100 else (0, 1))
+
+
 def test_many_columns_are_read() -> None:
     names = [f"c{number}.d{number % 3}" for number in range(100_000)]
     table = ",".join(["identifier", *names]) + "\nSN-1" + ",x" * 100_000
