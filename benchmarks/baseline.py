@@ -84,7 +84,7 @@ def statement(
 
 
 def format_values(connection: Connection, fleet: Fleet) -> Callable[[Documents], bytes]:
-    """Return a function that formats the baseline UPDATE, sorted like the service's."""
+    """Return a function that formats the baseline UPDATE, sorted as in the service."""
 
     def format_statement(documents: Documents) -> bytes:
         with connection.cursor() as cursor:

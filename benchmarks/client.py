@@ -1,4 +1,4 @@
-"""An HTTP client with little overhead, so that the measured time is the server's."""
+"""An HTTP client with little overhead, so that the server determines the time."""
 
 import re
 import socket

@@ -154,9 +154,9 @@ def memory(results: Results) -> str:
         ),
     ]
     text = """
-The resident memory of a worker. At the peak it holds the body, the statement, and two
-copies of the statement in libpq, which sends one of them and keeps the other for
-errors.
+The resident memory of a worker. At the peak, the worker holds the body, the statement,
+and two copies of the statement in libpq, which sends one of them and keeps the other
+for errors.
 """
     return section("Memory", text, table(("worker", "MiB"), rows))
 

@@ -35,14 +35,14 @@ class Body(TypedDict):
 
 
 class ClientDisconnectedError(Exception):
-    """The client disconnected before the update. It may have sent newer metadata."""
+    """The client disconnected before the update. It may have sent later metadata."""
 
 
 BODY = Decoder(Body)
 
 NOT_A_LETTER = re.compile(r"[^a-z]")
 
-# Milliseconds between the last byte of a request and the end of the client's stream.
+# Milliseconds between the last byte of a request and the end of the stream.
 # Some clients shut down their sending side after a request, and read the response. A
 # client that closes the connection after a timeout does so later.
 MAX_HALF_CLOSE_DELAY = 500

@@ -24,7 +24,7 @@ ANY_VALUE = Decoder(JsonText)
 # Return the JSON text of a value as bytes.
 encode = msgspec.json.encode
 
-# Bytes of text that are decoded at a time. They fit into the processor's cache.
+# Bytes of text that are decoded at a time. They fit into the processor cache.
 UTF8_CHUNK = 65_536
 
 

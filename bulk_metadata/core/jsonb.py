@@ -32,7 +32,7 @@ LONG_NUMBER = re.compile(
 
 # Translates each digit to 0, E to e, - to +, and each character that can follow a
 # number to a comma. Two searches in the result detect numbers that may be out of range,
-# in a tenth of a parser's time. The comma excludes the 1e234 of many UUIDs.
+# in a tenth of the time of a parser. The comma excludes the 1e234 of many UUIDs.
 SHAPES = bytes.maketrans(b"123456789E-]} \t\n\r", b"000000000e+,,,,,,")
 LONG_EXPONENT = re.compile(rb"0e\+?0{3,}+,")
 

@@ -9,7 +9,7 @@ ENDPOINT = "/api/ext-v1/device/bulk-metadata"
 # Devices in a request, given by the public API.
 MAX_DEVICES = 1000
 
-# Default of the setting MAX_BODY_BYTES, and of the client's option --max-body-bytes.
+# Default of the setting MAX_BODY_BYTES, and of the client option --max-body-bytes.
 # 1,000 devices with 10 kB of metadata each fit.
 DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
 

@@ -23,8 +23,8 @@ def mask(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape the control characters of ``text``, which could move a terminal's
-    cursor."""
+    """Escape the control characters of ``text``, which could move the cursor of a
+    terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

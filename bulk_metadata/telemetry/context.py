@@ -37,7 +37,7 @@ class RequestContext(threading.local):
     def begin(self, method: str, path: str, request_id: str | None) -> None:
         """Replace the previous request by a new one.
 
-        ``request_id`` is the client's. It is replaced by a random one if it is missing,
+        ``request_id`` is sent by the client. A random one replaces it if it is missing,
         is not printable ASCII, or contains an API key.
         """
         self.__dict__.clear()
