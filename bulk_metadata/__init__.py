@@ -1,6 +1,6 @@
 """Bulk device metadata: one request replaces the metadata of up to 1,000 devices.
 
-Each directory imports only from the directories above it in this list:
+The directories are layers, the lowest first. Each imports only from lower layers:
 
     core/       limits, error messages, JSON; shared by the service and the client
     config.py   the settings

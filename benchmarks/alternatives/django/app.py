@@ -28,7 +28,7 @@ django.setup()
 
 
 class ApiKey(models.Model):
-    """An organization's API key."""
+    """An API key of an organization."""
 
     id = models.UUIDField(primary_key=True)
     organization_id = models.UUIDField()
@@ -58,7 +58,7 @@ class Device(models.Model):
 
 
 def organization_of(key: str) -> str:
-    """Return the id of the organization that the API key belongs to."""
+    """Return the ID of the organization that the API key belongs to."""
     return (
         ApiKey.objects.filter(
             models.Q(expires_at=None) | models.Q(expires_at__gt=Now())

@@ -81,7 +81,7 @@ RETURNING devices.identifier, devices.id::text
 async def get_organization(
     connection: Connection, x_api_key: Annotated[str, Header()] = ""
 ) -> UUID:
-    """Return the id of the organization that the API key belongs to."""
+    """Return the ID of the organization that the API key belongs to."""
     digest = hashlib.sha256(x_api_key.encode()).digest()
     organization_id = await connection.fetchval(SELECT_ORGANIZATION, digest)
     if organization_id is None:

@@ -31,7 +31,7 @@ class Base(DeclarativeBase):
 
 
 class ApiKey(Base):
-    """An organization's API key."""
+    """An API key of an organization."""
 
     __tablename__ = "api_keys"
 
