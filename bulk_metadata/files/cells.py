@@ -37,9 +37,11 @@ FORMULA_ERROR = re.compile(
     r"|#{3,}|Err ?:[5-9]\d\d"
 )
 
-# A formula that was saved instead of its value: =A1&"x", =SUM(A1:A9).
+# A formula that was saved instead of its value: =A1&"x", =SUM(A1:A9). The lookbehind
+# prevents a search for the parenthesis from each letter of a long word.
 FORMULA = re.compile(
-    r"=.*?(?:\b\$?[A-Z]{1,3}\$?[1-9]|[^\W\da-z][^\Wa-z]*\().*", re.DOTALL
+    r"=.*?(?:\b\$?[A-Z]{1,3}\$?[1-9]|(?<![^\Wa-z])\d*[^\W\da-z][^\Wa-z]*\().*",
+    re.DOTALL,
 )
 
 # Excel writes the sign. Without a sign and a decimal mark, 12E5 may be a serial number.

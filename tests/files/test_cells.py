@@ -147,6 +147,12 @@ def test_formula_instead_of_value_is_rejected(cell: str) -> None:
     ]
 
 
+def test_long_text_after_equals_sign_is_kept() -> None:
+    cell = "=" + "A" * 50_000
+    found = texts(f"identifier;a\nSN-1;{cell}\n", "csv")
+    assert found == {"SN-1": f'{{"a":"{cell}"}}'}
+
+
 def test_null_text_is_rejected() -> None:
     assert problems("identifier;a\nSN-1;NULL\n", "csv") == [
         (2, "SN-1", 'column "a": "NULL" marks a missing value')

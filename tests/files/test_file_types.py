@@ -78,6 +78,8 @@ FILES = [
     (b"\xff\xd8\xff\xe0", "an image", "Export the devices as CSV"),
     (b"\xef\xbb\xbf\n <!DOCTYPE html><html>", "a web page (HTML)", "Download the"),
     (b"<table><tr><td>identifier", "a web page (HTML)", "Download the file"),
+    (b"<!-- c -->\n" * 100 + b"<html>", "a web page (HTML)", "Download the file"),
+    (b"<!-- c -->\n" * 100 + b"<devices/>", "an XML file", "Export the devices"),
     (EXCEL_XML, "a spreadsheet in XML", 'In Excel, choose "File'),
     (
         b'<?xml version="1.0"?><devices/>',
