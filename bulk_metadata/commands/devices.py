@@ -139,8 +139,9 @@ def output(file: str) -> Iterator[TextIO]:
     # A pipe or a device is written directly.
     is_regular = path.is_file() or not path.exists()
     partial = path.with_name(f"{path.name}.partial") if is_regular else path
+    opener: Any = gzip.open if file.lower().endswith(".gz") else open
     try:
-        with _open(partial, is_gzip=file.lower().endswith(".gz")) as text:
+        with opener(partial, "wt", encoding="utf-8", newline="") as text:
             yield text
         partial.replace(path)
     except OSError as error:
@@ -150,9 +151,3 @@ def output(file: str) -> Iterator[TextIO]:
         if is_regular:
             with suppress(OSError):
                 partial.unlink()
-
-
-def _open(path: Path, *, is_gzip: bool) -> TextIO:
-    if is_gzip:
-        return cast(TextIO, gzip.open(path, "wt", encoding="utf-8", newline=""))
-    return path.open("w", encoding="utf-8", newline="")

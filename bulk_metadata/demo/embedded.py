@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,12 +62,13 @@ def check_directory(directory: Path) -> None:
         return
     if not directory.is_dir():
         raise click.ClickException(f"{directory} is not a directory. Delete it.")
-    owner = directory.owner()
-    if directory.stat().st_uid != os.geteuid() and (os.geteuid(), owner) != (
-        0,
-        "pgserver",
-    ):
-        user = "root" if owner == "pgserver" else owner
+    uid = directory.stat().st_uid
+    owner = str(uid)
+    with suppress(KeyError):  # A user of a container may have no name.
+        owner = directory.owner()
+    is_server = owner == "pgserver"
+    if uid != os.geteuid() and not (is_server and os.geteuid() == 0):
+        user = "root" if is_server else owner
         raise click.ClickException(
             f"The data in {directory} belongs to another user. Run the command as "
             f"{user}, delete the directory, or {OTHER_SERVER}."

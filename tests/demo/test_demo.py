@@ -230,16 +230,19 @@ def test_space_in_path_is_reported(data: Path) -> None:
         check_directory(data / "a b")
 
 
-def test_data_of_another_user_is_kept(data: Path) -> None:
-    directory, owner = Path("/usr"), "root"
+@pytest.mark.parametrize("owner", ["nobody", "54321"])
+def test_data_of_another_user_is_kept(owner: str, data: Path) -> None:
+    directory = data
     if os.geteuid() == 0:
-        directory, owner = data, "nobody"
         directory.mkdir()
-        os.chown(directory, pwd.getpwnam(owner).pw_uid, -1)
+        shutil.chown(directory, int(owner) if owner.isdecimal() else owner)
+    else:
+        directory, owner = Path("/usr"), "root"
+    uid = directory.stat().st_uid
     with pytest.raises(ClickException) as caught:
         check_directory(directory)
     assert caught.value.message == (
         f"The data in {directory} belongs to another user. Run the command as {owner}, "
         "delete the directory, or set DATABASE_URL to use another PostgreSQL."
     )
-    assert directory.owner() == owner
+    assert directory.stat().st_uid == uid
