@@ -40,7 +40,7 @@ from tests.api.test_update import (  # noqa: F401
     test_special_characters_are_stored_verbatim,
 )
 from tests.citus.conftest import statements
-from tests.commands.conftest import flask, runner  # noqa: F401
+from tests.commands.conftest import Flask, flask, runner  # noqa: F401
 from tests.commands.test_accounts import (  # noqa: F401
     test_create_organization_prints_id,
     test_created_key_expires,
@@ -51,7 +51,6 @@ from tests.commands.test_accounts import (  # noqa: F401
 )
 from tests.conftest import Organization, Post, connect
 from tests.support.citus import CitusCluster
-from tests.support.cluster import Cluster
 from tests.support.concurrent_clients import IDENTIFIERS, ConcurrentClients
 from tests.support.service import PATH, ROOT, run_service
 from tests.support.waiting import wait_until
@@ -105,27 +104,6 @@ def test_organizations_are_on_different_nodes(post: Post, cursor: Cursor) -> Non
     assert nodes >= 2
 
 
-SHARD = """
-SELECT shardid, nodeport
-  FROM citus_shards
- WHERE table_name = 'devices'::regclass
-   AND shardid = get_shard_id_for_distribution_column('devices', %s)
-"""
-
-
-def shard(cluster: CitusCluster, acme: Organization) -> tuple[int, Cluster, Cluster]:
-    """Return the shard of Acme, its worker node and the other worker node."""
-    if not cluster.nodes:
-        pytest.skip(
-            "faults of Citus nodes, which TEST_CITUS_URL does not allow. To test them, "
-            "unset it and install Citus for a local PostgreSQL"
-        )
-    acme.cursor.execute(SHARD, (acme.id,))
-    [[number, port]] = acme.cursor.fetchall()
-    node, other = sorted(cluster.nodes[1:], key=lambda node: node.port != port)
-    return number, node, other
-
-
 @pytest.mark.slow(reason="the timeouts are at least 1, 2 and 3 s")
 @pytest.mark.parametrize("devices", [1, 1000])
 def test_suspended_worker_node_causes_no_late_update(
@@ -133,7 +111,7 @@ def test_suspended_worker_node_causes_no_late_update(
 ) -> None:
     """The guard makes Citus commit only after the response of the node."""
     acme.insert(*(f"SN-{number}" for number in range(devices)), metadata={"n": 1})
-    _, node, _ = shard(cluster, acme)
+    _, node, _ = cluster.shard(acme.id)
     config = replace(config, lock_timeout=1, statement_timeout=2, answer_timeout=3)
     client = create_app(config).test_client()
 
@@ -155,23 +133,30 @@ def test_suspended_worker_node_causes_no_late_update(
 
 @pytest.mark.slow(reason="a worker node restarts")
 def test_moved_shard_and_restarted_node_lose_no_device(
-    cluster: CitusCluster, config: Config, acme: Organization, tmp_path: Path
+    cluster: CitusCluster,
+    config: Config,
+    acme: Organization,
+    flask: Flask,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     acme.insert(*IDENTIFIERS)
-    number, node, other = shard(cluster, acme)
-    move = (
-        f"SELECT citus_move_shard_placement({number}, '127.0.0.1', {node.port},"
-        f" '127.0.0.1', {other.port}, 'block_writes')"
-    )
+    cluster.shard(acme.id)
     with (
         run_service(tmp_path / "log", DATABASE_URL=config.database_url) as service,
         ConcurrentClients(service.port, acme.key) as clients,
     ):
         with clients.writing():
-            cluster.nodes[0].execute(move)
+            assert flask("enable-history").exit_code == 0
             clients.wait_for_more()
-            other.restart()
+            assert flask("disable-history", "--yes").exit_code == 0
+            assert flask("enable-history").exit_code == 0
+            clients.wait_for_more()
+            assert set(clients.statuses) == {200}
+            node = cluster.move_shard(acme.id)
+            clients.wait_for_more()
+            node.restart()
         clients.check(acme.metadata())
+    assert flask("disable-history", "--yes").exit_code == 0
 
 
 def test_privileges_equal_those_of_schema() -> None:

@@ -21,6 +21,13 @@ SETTINGS = {
     "citus.node_conninfo": "sslmode=disable",
 }
 
+SHARD = """
+SELECT shardid, nodeport
+  FROM citus_shards
+ WHERE table_name = 'devices'::regclass
+   AND shardid = get_shard_id_for_distribution_column('devices', '{}'::uuid)
+"""
+
 
 class CitusCluster(NamedTuple):
     """A cluster with an empty database."""
@@ -29,6 +36,28 @@ class CitusCluster(NamedTuple):
     url: str
     #: The coordinator and the worker nodes, if the tests started them.
     nodes: list[Cluster]
+
+    def shard(self, organization_id: str) -> tuple[int, Cluster, Cluster]:
+        """Return the shard of the devices of an organization, its worker node and the
+        other worker node. Otherwise skip the test."""
+        if not self.nodes:
+            pytest.skip(
+                "faults of Citus nodes, which TEST_CITUS_URL does not allow. To test "
+                "them, unset it and install Citus for a local PostgreSQL"
+            )
+        [[number, port]] = self.nodes[0].execute(SHARD.format(organization_id))
+        node, other = sorted(self.nodes[1:], key=lambda node: node.port != port)
+        return number, node, other
+
+    def move_shard(self, organization_id: str) -> Cluster:
+        """Move the shard of an organization to the other worker node, and return that
+        node."""
+        number, node, other = self.shard(organization_id)
+        self.nodes[0].execute(
+            f"SELECT citus_move_shard_placement({number}, '127.0.0.1', {node.port},"
+            f" '127.0.0.1', {other.port}, 'block_writes')"
+        )
+        return other
 
 
 @contextmanager

@@ -73,29 +73,29 @@ def select_first_change(cursor: Cursor, target: Target) -> int:
     return int(first_change)
 
 
+# For an INSERT into a temporary table, Citus would join the tables on the coordinator.
 CREATE_DEVICES = f"""
-CREATE TEMPORARY TABLE undo_devices (
-    position  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    device_id uuid
-);
-INSERT INTO undo_devices (device_id)
-  SELECT device_id
-    FROM (SELECT DISTINCT unnest(device_ids) AS device_id
-            FROM history_requests AS request
-           WHERE organization_id = %(organization_id)s
-             AND {IS_TARGET}) AS changed
-    LEFT JOIN devices
-      ON devices.organization_id = %(organization_id)s
-     AND devices.id = device_id
-ORDER BY identifier
+CREATE TEMPORARY TABLE undo_devices AS
+SELECT row_number() OVER (ORDER BY identifier) AS position, device_id
+  FROM (SELECT DISTINCT unnest(device_ids) AS device_id
+          FROM history_requests AS request
+         WHERE organization_id = %(organization_id)s
+           AND {IS_TARGET}) AS changed
+  LEFT JOIN devices
+    ON devices.organization_id = %(organization_id)s
+   AND devices.id = device_id
 """  # noqa: S608
+
+INDEX_DEVICES = "ALTER TABLE undo_devices ADD PRIMARY KEY (position)"
 
 
 def create_devices(cursor: Cursor, target: Target) -> int:
     """Create the temporary table of the devices that the target changed, with positions
     from 1 on. Return their number."""
     cursor.execute(CREATE_DEVICES, target.values())
-    return cursor.rowcount
+    devices = cursor.rowcount
+    cursor.execute(INDEX_DEVICES)
+    return devices
 
 
 SELECT_IDS = """
