@@ -122,7 +122,7 @@ class Journal:
         if not resume and not self.is_empty():
             raise JournalError(
                 f"{path} belongs to an unfinished run. Continue it with --resume, or "
-                "delete the file to start again."
+                "delete the journal to start again."
             )
         is_same = resume and known.items() >= facts.items()
         if not is_same:
@@ -153,8 +153,8 @@ class Journal:
     def _reject(self, known: Mapping[str, str], facts: Mapping[str, str]) -> None:
         changed = next(name for name in facts if known.get(name) != facts[name])
         raise JournalError(
-            f"{self.path} belongs to another run: {changed} has changed. To start "
-            "again, delete the file."
+            f"{self.path} belongs to another run, which differs in {changed}. To start "
+            "again, delete the journal."
         )
 
     def _begin(self, facts: Mapping[str, str]) -> None:

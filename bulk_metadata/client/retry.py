@@ -224,8 +224,8 @@ def check_status(response: BaseHTTPResponse) -> None:
         reason += ". Check --url"
     if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and message is None:
         reason += (
-            ". A proxy before the service limits the size of a request, for example "
-            "with client_max_body_size in nginx"
+            ". A proxy in front of the service limits the size of a request, for "
+            "example with client_max_body_size in nginx"
         )
     raise RequestError(kind, reason, _retry_after(response))
 

@@ -59,7 +59,7 @@ def test_checked_run_lists_all_devices_once(path: Path) -> None:
     assert journal.is_checked
     assert journal.request_id == request_id
     journal.close(delete=False)
-    with pytest.raises(JournalError, match="the format has changed"):
+    with pytest.raises(JournalError, match="which differs in the format"):
         Journal(path, {**FACTS, "the format": "json"}, resume=True)
 
 

@@ -68,8 +68,8 @@ def failure(status: int, body: bytes, **headers: str) -> RequestError:
             413,
             b"<html>",
             413,
-            f"413 {HTTPStatus(413).phrase}. A proxy before the service limits the size "
-            "of a request, for example with client_max_body_size in nginx",
+            f"413 {HTTPStatus(413).phrase}. A proxy in front of the service limits the "
+            "size of a request, for example with client_max_body_size in nginx",
         ),
         (503, b"[" * 100_000, 503, "503 Service Unavailable"),
         (403, b'{"error": "gesch\xfctzt"}', 403, "403 Forbidden"),

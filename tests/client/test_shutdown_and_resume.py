@@ -323,7 +323,7 @@ def test_unfinished_run_requires_resume(pusher: Client, proxy: FaultProxy) -> No
     assert done.code == 1
     assert done.err.endswith(
         "Error: fleet.ndjson.results.csv.journal belongs to an unfinished run. "
-        "Continue it with --resume, or delete the file to start again.\n"
+        "Continue it with --resume, or delete the journal to start again.\n"
     )
     assert not proxy.requests
     assert pusher.results() == before
@@ -362,8 +362,8 @@ def test_resume_rejects_changed_upload(
     done = pusher.push("--resume", *options)
     assert done.code == 1
     assert done.err.endswith(
-        "Error: fleet.ndjson.results.csv.journal belongs to another run: "
-        f"{name} has changed. To start again, delete the file.\n"
+        "Error: fleet.ndjson.results.csv.journal belongs to another run, which differs "
+        f"in {name}. To start again, delete the journal.\n"
     )
     assert not proxy.requests
 
