@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulk_metadata.files.table import csv_writer
+from bulk_metadata.files import Options
+from bulk_metadata.files.device import FileError
+from bulk_metadata.files.table import csv_writer, read_table
 from tests.files.reading import problems, read_all, texts
 
 REST = "; the rest of the file was not checked"
@@ -170,6 +172,7 @@ ONE_IDENTIFIER = "the header must have one identifier column; its columns: "
         ("\n\n;;\n", 3, ONE_IDENTIFIER + "none"),
         ("SN-1;x,y;z\n", 1, ONE_IDENTIFIER + '"SN-1", "x,y", "z"'),
         ("sep=;\nSN-1,x\n", 2, ONE_IDENTIFIER + '"SN-1,x"'),
+        ("sep=;\nidentifier=a;b\n", 2, ONE_IDENTIFIER + '"identifier=a", "b"'),
         ("a" * 1000, 1, ONE_IDENTIFIER + '"%s...' % ("a" * 99)),
         (b"\nidentifi\xe9r,a\n", 2, ONE_IDENTIFIER + '"identifi?r", "a"'),
         ("identifier,Identifier\n", 1, ONE_IDENTIFIER + '"identifier", "Identifier"'),
@@ -203,6 +206,13 @@ ONE_IDENTIFIER = "the header must have one identifier column; its columns: "
 )
 def test_unclear_header_is_rejected(table: bytes | str, line: int, reason: str) -> None:
     assert problems(table, "csv") == [(line, "", reason)]
+
+
+@pytest.mark.parametrize(("header", "is_json"), [("[1],2", True), ("a,[1]", False)])
+def test_json_in_table_has_fix(header: str, is_json: bool) -> None:
+    with pytest.raises(FileError) as raised:
+        read_table(io.StringIO(header), Options())
+    assert ("the file contains JSON" in raised.value.fix) == is_json
 
 
 def test_repeated_header_is_skipped() -> None:
