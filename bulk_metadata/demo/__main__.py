@@ -40,7 +40,7 @@ The API key is stored in {key_file}
 
 READY_HISTORY = """
 To list the requests, and to restore the metadata that one of them replaced, run these
-commands in another terminal:
+commands in this directory, in another terminal:
 
 export DATABASE_URL="{url}"
 .venv/bin/flask list-requests demo
