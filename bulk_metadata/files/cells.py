@@ -102,11 +102,13 @@ def clean_identifier(cell: str) -> str:
 
 
 def is_read_back(identifier: str) -> bool:
-    """Return whether a cell with ``identifier`` is read back unchanged."""
+    """Return whether a cell with ``identifier``, in the column "identifier", is read
+    back unchanged."""
     try:
-        return clean_identifier(clean_cell(identifier)) == identifier
+        cleaned = clean_identifier(clean_cell(identifier))
     except DeviceError:
         return False
+    return cleaned == identifier and identifier.casefold() != "identifier"
 
 
 def _check_form(identifier: str) -> None:

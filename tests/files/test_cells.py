@@ -79,7 +79,8 @@ def test_unintended_identifier_is_rejected(cell: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("identifier", "expected"), [("SN-1", True), ("'0071", False), ("=B2", False)]
+    ("identifier", "expected"),
+    [("SN-1", True), ("'0071", False), ("=B2", False), ("Identifier", False)],
 )
 def test_identifier_that_changes_is_not_read_back(
     identifier: str, expected: bool
