@@ -41,8 +41,8 @@ def find_organization(cursor: Cursor, organization: str) -> str:
     row = cursor.fetchone()
     if row is None:
         raise OperatorError(
-            f'The organization "{organization}" does not exist. '
-            "Create it with: flask create-organization NAME"
+            f'The organization "{organization}" does not exist. List the names with '
+            '"flask list-keys", or create it with "flask create-organization NAME"'
         )
     return str(row[0])
 

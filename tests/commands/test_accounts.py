@@ -33,8 +33,8 @@ NAME = "name must be printable text and must not be a UUID."
 SPAN = "--expires-in must be a positive time span, for example '90 days' or '12 hours'"
 TAKEN = 'An organization named "Acme" already exists.'
 UNKNOWN = (
-    'The organization "Initech" does not exist. '
-    "Create it with: flask create-organization NAME"
+    'The organization "Initech" does not exist. List the names with '
+    '"flask list-keys", or create it with "flask create-organization NAME"'
 )
 KEY_ID = "00000000-0000-0000-0000-000000000000"
 
