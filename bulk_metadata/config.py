@@ -74,13 +74,12 @@ class Config:
             if name != "database_url"
         }
         config = cls(texts["database_url"], **values)
-        timeouts = [
-            config.lock_timeout,
-            config.statement_timeout,
-            config.answer_timeout,
-            config.request_timeout,
-        ]
-        if timeouts != sorted(set(timeouts)):
+        if not (
+            config.lock_timeout
+            < config.statement_timeout
+            < config.answer_timeout
+            < config.request_timeout
+        ):
             raise ConfigError(
                 "LOCK_TIMEOUT must be less than STATEMENT_TIMEOUT, STATEMENT_TIMEOUT "
                 "less than ANSWER_TIMEOUT, and ANSWER_TIMEOUT less than "

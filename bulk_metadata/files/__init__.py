@@ -12,7 +12,7 @@ Command = TypeVar("Command", bound=Callable[..., object])
 UTF_8 = "utf-8"
 
 # Each encoding of a device file contains these characters as the same bytes.
-ASCII = "".join(map(chr, range(128)))
+ASCII = bytes(range(128))
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ def _encoding(_: click.Context, __: click.Parameter, name: str) -> str:
     """Return the normalized name of an encoding. Raises click.BadParameter."""
     try:
         normalized = codecs.lookup(name).name
-        is_known = normalized.startswith("utf-16") or ASCII.encode(name) == bytes(
-            range(128)
-        )
+        is_known = "utf-16" in normalized or ASCII.decode().encode(name) == ASCII
     except (LookupError, ValueError):
         is_known = False
     if not is_known:

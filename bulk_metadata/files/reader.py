@@ -102,11 +102,6 @@ class DeviceFile:
             yield _validated(devices, problems, self._options)
 
 
-def request_size(device: Device) -> int:
-    """Return the size of a request for ``device`` alone in bytes."""
-    return REQUEST_BYTES + len(encode(device.identifier)) + len(device.document)
-
-
 def _last_problem(number: int, error: FileError) -> Problem:
     reason = f"{error.reason}; the rest of the file was not checked"
     return Problem(number, error.line, "", reason, error.fix)
@@ -164,6 +159,7 @@ def _validate(device: Device, max_bytes: int | None) -> None:
         raise DeviceError("metadata must be a JSON object", advice.OBJECT)
     if limit := violation(document):
         raise DeviceError(f"metadata: {limit}", advice.STORABLE)
-    if max_bytes and (size := request_size(device)) > max_bytes:
+    size = REQUEST_BYTES + len(encode(identifier)) + len(document)
+    if max_bytes and size > max_bytes:
         reason = f"the device needs a request of {size:,} bytes (limit: {max_bytes:,})"
         raise DeviceError(reason, advice.SIZE)
