@@ -135,7 +135,7 @@ def _are_ordinary(devices: list[Device], max_bytes: int) -> bool:
     are_ordinary = [
         0 < len(identifier) <= MAX_ORDINARY_IDENTIFIER
         and len(document) <= max_document
-        and document[:1] == b"{"
+        and document.startswith(b"{")
         and "\0" not in identifier
         for _, _, identifier, document in devices
     ]

@@ -193,6 +193,16 @@ def test_undefined_byte_of_encoding_is_rejected(tmp_path: Path) -> None:
     assert read_path(path)[1][0][0] == 3
 
 
+@pytest.mark.parametrize(("count", "written"), [(20, 20), (21, 21), (30, 21)])
+def test_more_than_20_equal_errors_are_counted(count: int, written: int) -> None:
+    messages: list[str] = []
+    problems = ProblemList("fleet.csv", messages.append)
+    for line in range(count):
+        problems.add(Problem(line, line, "SN-1", "wrong", "Correct it."))
+    problems.finish()
+    assert len(messages) == written
+
+
 def test_invalid_bytes_are_escaped_in_json_problem() -> None:
     written: list[bytes] = []
     problem = Problem(1, 2, "é\udcf6", "wrong: \udcf6")
