@@ -34,8 +34,10 @@ QUOTES = "\"'"
 # PowerShell's Export-Csv writes it before the header.
 TYPE_LINE = re.compile(r"#TYPE .*\s*")
 
-# Lines of a header with line breaks in quoted cells.
+# Lines and characters of a header with line breaks in quoted cells. Each line parses
+# the header again.
 MAX_HEADER_LINES = 100
+MAX_HEADER_SIZE = 65_536
 
 # In messages of the csv module.
 OPEN_QUOTE = "unexpected end of data"
@@ -87,7 +89,8 @@ def _read_header(lines: Iterator[str], identifier_column: str) -> Header:
                 if indexes := _indexes(names, identifier_column):
                     header = Header(first, line, separator, quote, names, indexes[0])
                     return _checked(header, len(indexes))
-            if all(rows.values()) or len(pending) == MAX_HEADER_LINES:
+            is_long = sum(map(len, pending)) > MAX_HEADER_SIZE
+            if all(rows.values()) or len(pending) == MAX_HEADER_LINES or is_long:
                 break
     names = max(_split_all(pending, separators).values(), key=len)
     raise _error(line + 1 - max(len(pending), 1), names, advice.HEADER)

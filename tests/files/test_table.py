@@ -288,6 +288,13 @@ def test_header_has_up_to_100_lines(lines: int) -> None:
     assert (len(devices), len(found)) == ((1, 0) if lines == 100 else (0, 1))
 
 
+@pytest.mark.parametrize("size", [65_536, 65_537])
+def test_header_with_line_breaks_has_up_to_64_kib(size: int) -> None:
+    table = '"%s\n",identifier\nx,SN-1\n' % ("a" * (size - 2))
+    devices, found = read_all(table, "csv")
+    assert (len(devices), len(found)) == ((1, 0) if size == 65_536 else (0, 1))
+
+
 def test_many_columns_are_read() -> None:
     names = [f"c{number}.d{number % 3}" for number in range(100_000)]
     table = ",".join(["identifier", *names]) + "\nSN-1" + ",x" * 100_000
