@@ -23,8 +23,7 @@ from benchmarks.alternatives import (
 )
 from benchmarks.baseline import BATCHES, measure_baseline
 from benchmarks.breakdown import measure_breakdown
-from benchmarks.database import Fleet, create_fleets, postgres
-from benchmarks.history import measure_history
+from benchmarks.database import ANALYZE, Fleet, create_fleets, postgres
 from benchmarks.load.generator import Target
 from benchmarks.load.workloads import (
     OVERLAPPING,
@@ -38,6 +37,7 @@ from benchmarks.memory import measure_memory
 from benchmarks.report.document import write_report
 from benchmarks.report.plot import plot
 from benchmarks.report.results import THIS, Results
+from benchmarks.servers import measure_citus, measure_history
 from tests.support.cluster import Cluster
 from tests.support.service import Service, run_service
 from tests.support.waiting import free_port
@@ -99,6 +99,7 @@ def measure(effort: Effort) -> Results:
         directory = Path(name)
         click.echo(f"Creating {sum(effort.fleets):,} devices ...")
         fleets = create_fleets(server, effort.fleets)
+        server.execute(*ANALYZE)
         settings = {
             "DATABASE_URL": server.service_url,
             "WORKERS": str(WORKERS),
@@ -121,7 +122,11 @@ def measure(effort: Effort) -> Results:
         )
         click.echo("Cost of the history ...")
         history = measure_history(fleets[0].size, effort.rounds[1], directory)
-        return Results(version(server), baseline, load, breakdown, history, memory)
+        click.echo("Cost of Citus ...")
+        citus = measure_citus(fleets[0].size, effort.rounds, directory)
+        return Results(
+            version(server), baseline, load, breakdown, history, citus, memory
+        )
 
 
 @contextmanager

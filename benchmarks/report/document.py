@@ -15,6 +15,7 @@ from benchmarks.report.results import Results
 from benchmarks.report.sections import (
     baseline,
     breakdown,
+    citus,
     goals,
     history,
     load,
@@ -34,6 +35,7 @@ def write_report(results: Results, command: str) -> str:
         load(results),
         breakdown(results),
         history(results),
+        citus(results),
         memory(results),
     ]
     return "\n".join(sections)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from benchmarks.alternatives import EMPTY_VIEW, FASTAPI, FLASK
 from benchmarks.baseline import BASELINE, SERVICE
 from benchmarks.breakdown import Breakdown
-from benchmarks.history import WITH, WITHOUT
 from benchmarks.load.workloads import Load, Workload
 from benchmarks.measure import Sample
 from benchmarks.memory import Memory
+from benchmarks.servers import WITH, WITHOUT, CitusSample
 
 THIS = "this service"
 NO_RIVALS = (THIS, EMPTY_VIEW.title)
@@ -35,6 +35,8 @@ class Results:
     breakdown: dict[int, Breakdown]
     # By batch, on the smallest fleet.
     history: dict[int, dict[str, Sample]]
+    # By batch, with a fleet of the same size. Empty without Citus.
+    citus: dict[int, CitusSample]
     memory: Memory
 
     @property

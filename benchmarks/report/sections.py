@@ -4,11 +4,11 @@ import textwrap
 from collections.abc import Iterable
 
 from benchmarks.baseline import BASELINE, LOWER_BOUND, SERVICE
-from benchmarks.history import WITH, WITHOUT
 from benchmarks.load.generator import CONNECTIONS
 from benchmarks.load.workloads import SHARED
 from benchmarks.report import results as result
 from benchmarks.report.results import THIS, Results
+from benchmarks.servers import COORDINATOR, PLAIN, WITH, WITHOUT, WORKERS
 
 
 def goals(results: Results) -> str:
@@ -140,6 +140,43 @@ the 99th percentile in parentheses.
 """
     names = ("devices", WITHOUT, WITH, "ratio", "difference")
     return section("History", text, table(names, rows))
+
+
+def citus(results: Results) -> str:
+    """Return the comparison of a Citus cluster with plain PostgreSQL."""
+    if not results.citus:
+        return "## Citus\n\nNot measured: Citus is not installed.\n"
+    rows = []
+    for batch, found in results.citus.items():
+        plain, coordinator = found.latency[PLAIN], found.latency[COORDINATOR]
+        cpu = found.cpu
+        # Few requests may use less than the 10 ms that the system can measure.
+        base = max(cpu[PLAIN], 0.01)
+        rows.append(
+            (
+                f"{batch:,}",
+                f"{plain.median:.2f} ({plain.p99:.1f})",
+                f"{coordinator.median:.2f} ({coordinator.p99:.1f})",
+                f"{coordinator.median / plain.median:.2f} x",
+                f"{cpu[PLAIN]:.2f}",
+                *(
+                    f"{cpu[name]:.2f} ({cpu[name] / base:.2f} x)"
+                    for name in (COORDINATOR, WORKERS)
+                ),
+            )
+        )
+    text = f"""
+The latency of one request from one client, with {PLAIN} and with the {COORDINATOR} of a
+Citus cluster with two {WORKERS}, all of the same version, on this machine. The fleet
+has {results.fleets[0]:,} devices. Times are medians in milliseconds, with the 99th
+percentile in parentheses. CPU time is that of the servers in milliseconds per request,
+compared with {PLAIN} in parentheses.
+"""
+    names = (
+        *("devices", PLAIN, COORDINATOR, "ratio"),
+        *(f"CPU, {name}" for name in (PLAIN, COORDINATOR, WORKERS)),
+    )
+    return section("Citus", text, table(names, rows))
 
 
 def memory(results: Results) -> str:

@@ -1,6 +1,5 @@
 """Fixtures of the tests on a Citus cluster, which replace those of all tests."""
 
-import re
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -14,8 +13,7 @@ from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.db.schema import apply_schema
 from tests.conftest import connect
-from tests.support.citus import CitusCluster, citus
-from tests.support.service import ROOT
+from tests.support.citus import CitusCluster, citus, statements
 
 TABLES = "devices, api_keys, organizations"
 LOGIN = {"user": "bulk_metadata_service", "password": "for-tests-only"}
@@ -40,14 +38,6 @@ def prepare(cursor: Cursor) -> None:
         for statement in statements():
             cursor.execute(statement)
     cursor.execute("ALTER ROLE bulk_metadata_service PASSWORD %s", (LOGIN["password"],))
-
-
-def statements() -> list[str]:
-    """Return the statements of deploy/citus.sql. psql runs each in a transaction. Fewer
-    shards make the tests faster."""
-    text = (ROOT / "deploy" / "citus.sql").read_text().replace("=> 64", "=> 8")
-    statement = r"^(?:DO \$\$.+?\$\$|(?:SELECT|GRANT).+?);$"
-    return re.findall(statement, text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="session")

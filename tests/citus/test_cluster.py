@@ -39,7 +39,6 @@ from tests.api.test_update import (  # noqa: F401
     test_results_have_body_order,
     test_special_characters_are_stored_verbatim,
 )
-from tests.citus.conftest import statements
 from tests.commands.conftest import Flask, flask, runner  # noqa: F401
 from tests.commands.test_accounts import (  # noqa: F401
     test_create_organization_prints_id,
@@ -50,7 +49,7 @@ from tests.commands.test_accounts import (  # noqa: F401
     test_revoked_key_stops_working,
 )
 from tests.conftest import Organization, Post, connect
-from tests.support.citus import CitusCluster
+from tests.support.citus import CitusCluster, statements
 from tests.support.concurrent_clients import IDENTIFIERS, ConcurrentClients
 from tests.support.service import PATH, ROOT, run_service
 from tests.support.waiting import wait_until

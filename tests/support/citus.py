@@ -1,6 +1,7 @@
 """A Citus cluster for the tests: a coordinator and two worker nodes."""
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.cluster import Cluster
+from tests.support.service import ROOT
 from tests.support.waiting import free_port
 
 SETTINGS = {
@@ -73,6 +75,14 @@ def citus() -> Iterator[CitusCluster]:
             "Citus on a real cluster. To test it, install Citus for a local "
             "PostgreSQL, or set TEST_CITUS_URL to an empty database of a coordinator"
         )
+    with start_nodes(binaries) as nodes:
+        yield CitusCluster(nodes[0].url, nodes)
+
+
+@contextmanager
+def start_nodes(binaries: Path, **settings: str) -> Iterator[list[Cluster]]:
+    """Start a cluster with these additional settings. Yield the coordinator and two
+    worker nodes."""
     with (
         tempfile.TemporaryDirectory(prefix="citus-") as directory,
         ExitStack() as cleanup,
@@ -83,7 +93,7 @@ def citus() -> Iterator[CitusCluster]:
         ]
         for node in nodes:
             cleanup.callback(node.kill)
-            node.create(**SETTINGS)
+            node.create(**SETTINGS, **settings)
             node.start()
             node.execute("CREATE EXTENSION citus")
         coordinator, *workers = nodes
@@ -91,7 +101,15 @@ def citus() -> Iterator[CitusCluster]:
             f"SELECT citus_set_coordinator_host('127.0.0.1', {coordinator.port})",
             *(f"SELECT citus_add_node('127.0.0.1', {node.port})" for node in workers),
         )
-        yield CitusCluster(coordinator.url, nodes)
+        yield nodes
+
+
+def statements() -> list[str]:
+    """Return the statements of deploy/citus.sql. psql runs each in a transaction. Fewer
+    shards make the tests faster."""
+    text = (ROOT / "deploy" / "citus.sql").read_text().replace("=> 64", "=> 8")
+    statement = r"^(?:DO \$\$.+?\$\$|(?:SELECT|GRANT).+?);$"
+    return re.findall(statement, text, re.MULTILINE | re.DOTALL)
 
 
 def find_citus() -> Path | None:

@@ -177,9 +177,11 @@ class Cluster:
 
 
 @contextmanager
-def cluster(directory: Path, port: int, **settings: str) -> Iterator[Cluster]:
+def cluster(
+    directory: Path, port: int, binaries: Path = BINARIES, /, **settings: str
+) -> Iterator[Cluster]:
     """Run a new server, and kill it in whatever state it is."""
-    server = Cluster(directory, port)
+    server = Cluster(directory, port, binaries)
     server.create(**settings)
     server.start()
     try:
