@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields
@@ -48,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for field in fields(Config):
         os.environ.pop(field.name.upper(), None)
     os.environ.pop("GUNICORN_CMD_ARGS", None)
+    # A shell may start background jobs with SIGINT ignored, and processes inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     cleanup = config.stash[CLEANUP] = ExitStack()
     if hasattr(config, "workerinput"):
         config.stash[SERVER_URL] = config.workerinput["server_url"]

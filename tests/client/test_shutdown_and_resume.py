@@ -29,7 +29,7 @@ from tests.support import fault_proxy as faults
 from tests.support.client_runner import Client, Done, Running, ndjson, numbered
 from tests.support.fault_proxy import FaultProxy, response
 from tests.support.service import ROOT
-from tests.support.waiting import wait_until, wait_until_idle
+from tests.support.waiting import wait_until
 
 DEVICES = numbered(10)
 SET_KEY = "Set BULK_METADATA_API_KEY or use --key-file."
@@ -200,7 +200,6 @@ def test_signal_interrupts_reading_of_input(pusher: Client, proxy: FaultProxy) -
         stdin.write((pusher.directory / "fleet.ndjson").read_text())
         stdin.flush()
         wait_until(lambda: not unread(stdin))
-        wait_until_idle(process)
         process.send_signal(signal.SIGINT)
         # Standard input is still open.
         assert process.wait(60) == 130

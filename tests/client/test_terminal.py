@@ -19,7 +19,6 @@ from tests.support.terminal import (
     Terminal,
     run_in_terminal,
 )
-from tests.support.waiting import wait_until_idle
 
 DEVICES = numbered(2000)
 
@@ -123,7 +122,6 @@ def test_ctrl_c_at_prompt_exits(show: Show, pusher: Client) -> None:
     pusher.key = ""
     with show() as terminal:
         terminal.wait_for("API key: ")
-        wait_until_idle(terminal.process)
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.end() == 130
 

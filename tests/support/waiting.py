@@ -6,8 +6,6 @@ from collections.abc import Callable
 from subprocess import Popen
 from typing import Any
 
-import psutil
-
 # Seconds. An event that takes longer on a busy machine is a failure.
 TIMEOUT = 60
 
@@ -24,13 +22,6 @@ def wait_until(
         assert time.monotonic() < end, f"timed out waiting for {event}"
         assert process is None or process.poll() is None, f"exited before {event}"
         time.sleep(0.01)
-
-
-def wait_until_idle(process: Popen[Any]) -> None:
-    """Return when a process waits in a system call. A signal that arrives directly
-    before such a call does not interrupt it."""
-    status = psutil.Process(process.pid).status
-    wait_until(lambda: status() == psutil.STATUS_SLEEPING, "the process to wait")
 
 
 def wait_for_port(port: int, process: Popen[Any] | None = None) -> None:
