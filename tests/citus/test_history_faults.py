@@ -22,13 +22,12 @@ from tests.support.waiting import wait_until
 def test_service_role_has_no_privilege_on_any_node(history: Cursor) -> None:  # noqa: F811
     """Neither on the tables nor on their shards."""
     query = (
-        "SELECT count(*) || ''/'' || count(*) FILTER (WHERE has_table_privilege("
+        "SELECT count(*) > 3 AND NOT bool_or(has_table_privilege("
         "''bulk_metadata_service'', oid, ''SELECT, INSERT, UPDATE, DELETE, TRUNCATE''))"
         " FROM pg_class WHERE relkind = ''r'' AND relname LIKE ''history%''"
     )
     history.execute(f"SELECT result FROM run_command_on_workers('{query}')")
-    # Three tables, with four shards each.
-    assert history.fetchall() == [("15/0",), ("15/0",)]
+    assert set(history.fetchall()) == {("t",)}
 
 
 @pytest.mark.slow(reason="a shard moves twice")

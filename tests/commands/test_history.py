@@ -12,6 +12,9 @@ from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
 from bulk_metadata.db.connection import connect_service
+from bulk_metadata.db.history.retention import start_partition
+from bulk_metadata.db.history.settings import enable_history, select_history
+from bulk_metadata.db.transaction import OperatorError
 from tests.commands.conftest import Flask, Send
 from tests.conftest import Organization, Post
 
@@ -64,6 +67,31 @@ def test_retention_time_changes(flask: Flask, enabled: str) -> None:
         "Error: --keep must be a positive time span, for example '90 days' or "
         "'12 hours', not '12'.\n"
     )
+
+
+# tests/citus/ tests the same on a cluster, if Citus is installed.
+CITUS = """
+BEGIN;
+CREATE TEMPORARY VIEW citus_tables AS
+SELECT 'devices'::regclass AS table_name, %s::text AS citus_table_type;
+CREATE FUNCTION create_distributed_table(text, text, colocate_with text)
+RETURNS void LANGUAGE sql AS '';
+"""
+
+
+def test_history_on_citus_has_no_partitions(acme: Organization) -> None:
+    acme.cursor.execute(CITUS, ("distributed",))
+    assert enable_history(acme.cursor)
+    start_partition(acme.cursor)
+    assert not select_history(acme.cursor).is_partitioned
+    acme.cursor.execute("ROLLBACK")
+
+
+def test_history_on_citus_requires_distributed_devices(acme: Organization) -> None:
+    acme.cursor.execute(CITUS, ("local",))
+    with pytest.raises(OperatorError, match="are not distributed"):
+        enable_history(acme.cursor)
+    acme.cursor.execute("ROLLBACK")
 
 
 def test_disable_history_asks_for_confirmation(

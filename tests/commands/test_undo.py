@@ -12,7 +12,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
 from bulk_metadata.db.history.target import Target
-from bulk_metadata.db.history.undo import Undo
+from bulk_metadata.db.history.undo import RESTORE, Undo
 from bulk_metadata.db.transaction import transaction
 from tests.commands.conftest import Flask, Send
 from tests.conftest import Organization, connect
@@ -218,6 +218,20 @@ def test_concurrent_undo_is_rejected(
         result = flask("undo", "Acme", "--request", "one", "--yes")
         assert result.output == "Error: Another undo of these requests is running.\n"
         assert undo.step(1).restored == 1
+
+
+def test_undo_reads_no_table_sequentially(
+    acme: Organization, config: Config, owner_url: str
+) -> None:
+    update = RESTORE[RESTORE.index("UPDATE devices") :]
+    values: dict[str, Any] = {"organization_id": acme.id, "undo_id": "undo-1"}
+    values |= {"device_ids": [], "change_ids": []}
+    owner = replace(config, database_url=owner_url)
+    with transaction(owner, index_plans=True) as cursor:
+        cursor.execute(f"EXPLAIN {update}", values)
+        plan = "".join(line for [line] in cursor.fetchall())
+    assert "Index Scan using history_versions" in plan
+    assert "Seq Scan" not in plan
 
 
 def test_locked_device_stops_undo(

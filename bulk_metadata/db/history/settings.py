@@ -10,7 +10,8 @@ from bulk_metadata.db.transaction import OperatorError
 
 HISTORY_FILE = Path(__file__).with_name("history.sql")
 
-# No statistics, like devices: query plans must not depend on the age of statistics.
+# No statistics, like devices: query plans must not depend on the age of statistics. The
+# empty parent table needs the index, too: its sequential scan would determine the plan.
 CREATE_INDEX = """
 CREATE INDEX ON {0} USING hash (device_id);
 ALTER TABLE {0}
@@ -53,7 +54,8 @@ def enable_history(cursor: Cursor, keep: str | None = None) -> bool:
     cursor.execute(SELECT_STATE)
     [[is_enabled, is_citus]] = cursor.fetchall()
     if not is_enabled:
-        cursor.execute(HISTORY_FILE.read_text())
+        index = CREATE_INDEX.format("history_versions")
+        cursor.execute(HISTORY_FILE.read_text() + index)
         if is_citus:
             distribute_history(cursor)
         else:
@@ -73,7 +75,7 @@ def distribute_history(cursor: Cursor) -> None:
             "The database has the extension citus, but the tables are not distributed. "
             "Run deploy/citus.sql first."
         )
-    cursor.execute(CREATE_INDEX.format("history_versions") + DISTRIBUTE)
+    cursor.execute(DISTRIBUTE)
 
 
 class History(NamedTuple):
