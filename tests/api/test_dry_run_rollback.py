@@ -26,8 +26,12 @@ from tests.support.waiting import wait_until
 
 DOCUMENTS = {"SN-1": Raw(b'{"a": 1}'), "SN-2": Raw(b'{"a": 2}')}
 
-# The application name distinguishes the sessions of these tests.
-SESSIONS = "FROM pg_stat_activity AS session WHERE application_name = 'dry run'"
+# The application name distinguishes the sessions of these tests, and the database those
+# of other processes of pytest-xdist.
+SESSIONS = (
+    "FROM pg_stat_activity AS session"
+    " WHERE application_name = 'dry run' AND datname = current_database()"
+)
 KILL = f"SELECT pg_terminate_backend(pid) {SESSIONS}"
 WAITING = f"SELECT pid {SESSIONS} AND wait_event_type = 'Lock'"
 # Sessions with a lock or an open transaction.

@@ -24,6 +24,7 @@ from tests.support.waiting import wait_until
 
 UNDO = ["undo", "Acme", "--yes", "--request", "wrong"]
 LOCKS = "pg_stat_activity WHERE query LIKE 'SELECT FROM devices % FOR UPDATE'"
+LOCKED_TARGETS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
 RESTORED = "devices WHERE request_id LIKE 'undo-%' AND device_metadata = '{}'"
 
 
@@ -94,6 +95,8 @@ def test_interrupted_undo_is_completed(
     assert waiting_undo.returncode == code
     assert server.count(RESTORED) == 1000
     server.execute(f"SELECT pg_terminate_backend(pid) FROM {LOCKS}")
+    # The session of a killed command keeps its lock until it has the row.
+    wait_until(lambda: not server.execute(LOCKED_TARGETS), "the end of the first undo")
     result = flask(*UNDO)
     assert result.exit_code == 0
     assert result.output.startswith("Restored 1,500 devices, skipped 0.\n")
