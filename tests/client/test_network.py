@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bulk_metadata.client import connection, transport
-from bulk_metadata.client.connection import TlsFiles, find_proxy
+from bulk_metadata.client.connection import LimitedConnection, TlsFiles, find_proxy
 from bulk_metadata.client.retry import RequestError
 from bulk_metadata.client.transport import Transport, endpoint
 from tests.conftest import Organization
@@ -170,6 +170,30 @@ def test_missing_client_certificate_ends_run(
     error = f"Error: 127.0.0.1:{demanding.port} {problem} client certificate ("
     assert error in done.err
     assert "pass the certificate and its key with --cert FILE.\n" in done.err
+
+
+def test_alert_of_disconnected_server_is_reported(certificates: Path) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificates / "server.pem")
+    server.load_verify_locations(certificates / "root.crt")
+    server.verify_mode = ssl.CERT_REQUIRED
+    client = ssl.create_default_context(cafile=certificates / "root.crt")
+    near, far = socket.socketpair()
+
+    def reject() -> None:
+        with suppress(ssl.SSLError):
+            server.wrap_socket(far, server_side=True)
+
+    thread = threading.Thread(target=reject)
+    thread.start()
+    with near:
+        connected = client.wrap_socket(near, server_hostname="127.0.0.1")
+        thread.join()
+        request = LimitedConnection("127.0.0.1")
+        request.sock = connected
+        with pytest.raises(ssl.SSLError, match="certificate required"):
+            request.request("POST", "/", b"{}")
+        connected.close()
 
 
 def test_http_to_tls_port_ends_run(pusher: Client, secure: FaultProxy) -> None:
