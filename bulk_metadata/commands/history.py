@@ -16,18 +16,19 @@ from bulk_metadata.db.history.settings import (
 from bulk_metadata.db.transaction import Cursor, check_span
 
 COST = (
-    "Cost: 1,000 devices take about 1.3 times as long, one device about 0.1 ms more. "
-    "The history needs about 140 bytes and the size of the previous metadata for each "
-    "device, and 300 bytes for each request."
+    "Cost: a request for 1,000 devices takes about 1.3 times as long, a request for "
+    "one device about 0.1 ms longer. The history needs about 140 bytes and the size of "
+    "the previous metadata for each change of a device, and 300 bytes for each request."
 )
 
 
 @blueprint.cli.command("enable-history")
-@click.option("--keep", metavar="SPAN", help="Retention time. Default: 90 days.")
+@click.option("--keep", metavar="SPAN", help="Retention time.  [default: 90 days]")
 def enable_history_command(keep: str | None) -> None:
-    """Store the previous metadata of each change, so that requests can be undone.
+    """Store the previous metadata of each change.
 
-    If the history is enabled, --keep changes its retention time.
+    Requests can then be undone. If the history is enabled, --keep changes its
+    retention time.
     """
 
     def enable(cursor: Cursor) -> tuple[bool, History]:
@@ -36,7 +37,7 @@ def enable_history_command(keep: str | None) -> None:
         return enable_history(cursor, keep), select_history(cursor)
 
     is_new, history = change_schema(enable)
-    state = "is enabled" if is_new else f"was enabled before, on {history.starts_at}"
+    state = "is enabled" if is_new else f"already starts at {history.starts_at}"
     report(
         f"The history {state}. It keeps versions for {history.keep}. Run flask "
         f"prune-history every day to delete older versions.\n{COST}"
@@ -50,8 +51,8 @@ def disable_history_command(yes: bool) -> None:
     with session() as cursor:
         versions, size = select_size(cursor)
     click.echo(
-        f"This deletes {counted(versions, 'version')} ({size / 1e6:,.1f} MB), and "
-        "requests become faster again."
+        f"This deletes {counted(versions, 'version')} ({size / 1e6:,.1f} MB). "
+        "Requests then take as long as before."
     )
     if not yes:
         confirm("Disable the history?")

@@ -21,7 +21,8 @@ from bulk_metadata.db.transaction import past_time
 @click.option(
     "--since",
     metavar="TIME",
-    help="Time of the first request, for example '2026-11-26 14:30' or 'yesterday'.",
+    help="Earliest time of a request in UTC, for example '2026-11-26 14:30' or "
+    "'yesterday'.",
 )
 @click.option(
     "--limit",

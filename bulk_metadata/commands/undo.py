@@ -35,13 +35,16 @@ class Result(Struct, rename="camel"):
 @blueprint.cli.command("undo")
 @click.argument("organization")
 @click.option(
-    "--request", "request_id", metavar="ID", help="Request ID, as in list-requests."
+    "--request",
+    "request_id",
+    metavar="ID",
+    help="Request ID, as printed by list-requests.",
 )
 @click.option("--key", "key_id", type=click.UUID, help="API key ID, as in list-keys.")
 @click.option(
     "--since",
     metavar="TIME",
-    help="Time of the first request, for example '2026-11-26 14:30'.",
+    help="Earliest time of a request in UTC, for example '2026-11-26 14:30'.",
 )
 @click.option("--force", is_flag=True, help="Restore devices that were changed later.")
 @click.option("--dry-run", is_flag=True, help="Count the devices, but restore none.")

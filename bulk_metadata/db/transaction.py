@@ -36,6 +36,9 @@ COMMIT_WITHIN = 2
 # Seconds for the COMMIT itself, which triggers may delay.
 COMMIT_TIMEOUT = 600
 
+# Times of the commands, as in the access log.
+UTC = {"timezone": "UTC"}
+
 TIME_UNIT = re.compile(r"[A-Za-z:]")
 
 
@@ -74,6 +77,7 @@ def transaction(config: Config, *, index_plans: bool = False) -> Iterator[Cursor
             config.database_url,
             config.connect_timeout,
             "bulk-metadata command",
+            UTC,
         )
     except psycopg2.OperationalError as error:
         raise OperatorError(

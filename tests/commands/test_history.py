@@ -55,7 +55,7 @@ def test_retention_time_changes(flask: Flask, enabled: str) -> None:
     )
     again = flask("enable-history", "--keep", "12 hours")
     assert re.match(
-        rf"The history was enabled before, on {DATE}\. It keeps versions for 12:00:00",
+        rf"The history already starts at {DATE}\. It keeps versions for 12:00:00",
         again.output,
     )
     assert "for 12:00:00." in flask("enable-history").output
@@ -102,7 +102,8 @@ def test_disable_history_asks_for_confirmation(
     result = flask("disable-history")
     assert result.exit_code == 1
     assert re.fullmatch(
-        r"This deletes 2 versions \(\d\.\d MB\), and requests become faster again\.\n"
+        r"This deletes 2 versions \(\d\.\d MB\)\. "
+        r"Requests then take as long as before\.\n"
         r"(.*\n)*Disable the history\? \[y/N\]: (.*\n)*",
         result.output,
     )
@@ -177,6 +178,24 @@ def test_trigger_function_ignores_search_path(
     )
     history.execute("SELECT devices FROM history_requests ORDER BY change_id DESC")
     assert history.fetchone() == (1,)
+
+
+def test_times_are_in_utc(
+    flask: Flask, history: Cursor, send: Send, acme: Organization
+) -> None:
+    acme.insert("A")
+    send("one", A=1)
+    history.execute(
+        "SELECT current_database(), changed_at AT TIME ZONE 'UTC' FROM history_requests"
+        " WHERE request_id = 'one'"
+    )
+    [[database, time]] = history.fetchall()
+    history.execute(f"ALTER DATABASE {database} SET timezone = 'Asia/Tokyo'")
+    try:
+        result = flask("list-requests", "Acme", "--since", f"{time}")
+    finally:
+        history.execute(f"ALTER DATABASE {database} RESET timezone")
+    assert f"{time:%Y-%m-%d %H:%M:%S} UTC" in result.output
 
 
 def test_list_requests_counts_devices(

@@ -110,8 +110,8 @@ BEGIN
         change := nextval('history_change');
     END IF;
     IF is_request AND NOT is_shard THEN
-        -- The same as below, but faster. All rows of a request have the same writer, so
-        -- they need no join of old and new rows.
+        -- Equivalent to the statement below, but faster: all rows of a request have the
+        -- same writer, so no join of old and new rows is necessary.
         INSERT INTO history_versions_current
              SELECT organization_id, id, change,
                     CASE WHEN restores IS NOT NULL
@@ -125,7 +125,8 @@ BEGIN
                FROM old_rows
            GROUP BY organization_id;
     ELSE
-        -- Until this function ends. Without it, the join is slow in older services.
+        -- The setting applies until this function ends. Older versions of the service
+        -- disable hash joins, which would make the join slow.
         PERFORM set_config('enable_hashjoin', 'on', true);
         EXECUTE format(
             'WITH versions AS (

@@ -1,4 +1,4 @@
-"""Which earlier version of a device an undo restores."""
+"""The version of a device that an undo restores."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ class Change(NamedTuple):
     restores: int | None
     #: None if another program changed the device.
     request_id: str | None
-    #: Whether the undo is about this change.
+    #: Whether the undo targets this change.
     is_target: bool
 
 

@@ -55,7 +55,7 @@ SET_START = """
 RETURNING starts_at, starts_at = now() - keep
 """
 
-# Reads all versions.
+# This statement reads all versions.
 DELETE_VERSIONS = """
 DELETE FROM history_versions AS version
       USING history_requests AS request

@@ -19,7 +19,7 @@ from bulk_metadata.db.history.target import (
 )
 from bulk_metadata.db.transaction import SET_INDEX_PLANS, OperatorError
 
-# Devices in a step, which is one transaction: as many as in a request.
+# Devices in a step, which is one transaction: the maximum of a request.
 STEP = 1000
 
 # A step waits for a locked device for 0.5 s (the lock_timeout of the connection), then
