@@ -44,10 +44,10 @@ run: .venv/installed ## Run the service with an embedded PostgreSQL and a demo o
 PYTEST := pytest -n logical --maxprocesses 4 --durations=10 --durations-min=1
 T ?= -m 'not (faults or browser or containers or benchmarks)'
 
-test: .venv/installed ## Run the tests without fault injection (2 min), or only some: make test T=tests/api
+test: .venv/installed ## Run the tests without fault injection (3 min), or only some: make test T=tests/api
 	@$(BIN)/$(PYTEST) $(T)
 
-check: lint types coverage ## Run all checks before a commit: lint, types, coverage (6 min)
+check: lint types coverage ## Run all checks before a commit: lint, types, coverage (7 min)
 
 soak: export SOAK_FACTOR ?= 50
 soak: export SOAK_SEED ?= $(shell od -A n -N 4 -t u4 /dev/urandom | tr -d ' ')

@@ -62,6 +62,7 @@ def write(path: Path, metadata: Mapping[str, Mapping[str, int]]) -> int:
 
 
 @pytest.mark.soak
+@pytest.mark.faults
 @pytest.mark.slow(reason="four or more runs of the client")
 @pytest.mark.parametrize(
     ("file", "results"),
