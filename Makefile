@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# The tests start hundreds of Python processes, which start faster from compiled modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test check soak mutants lint format types coverage bench bench-quick bench-push screenshot clean
@@ -40,14 +42,16 @@ install: .venv/installed ## Install everything into .venv
 run: .venv/installed ## Run the service with an embedded PostgreSQL and a demo organization
 	@$(BIN)/python -m bulk_metadata.demo
 
-# A process for each core, and a list of the slowest tests.
-PYTEST := pytest -n logical --maxprocesses 4 --durations=10 --durations-min=1
-T ?= -m 'not (faults or browser or containers or benchmarks)'
+# Four processes, also on two cores, because most tests wait for another process.
+PYTEST := pytest -n 4 --durations=10 --durations-min=1
+# The others need a browser, Docker, or the dependencies of the benchmark.
+TESTS := tests --ignore=tests/browser --ignore=tests/containers --ignore=tests/benchmarks
+T ?= $(TESTS) -m 'not faults'
 
-test: .venv/installed ## Run the tests without fault injection (3 min), or only some: make test T=tests/api
+test: .venv/installed ## Run the tests without fault injection (2 min), or only some: make test T=tests/api
 	@$(BIN)/$(PYTEST) $(T)
 
-check: lint types coverage ## Run all checks before a commit: lint, types, coverage (7 min)
+check: lint types coverage ## Run all checks before a commit: lint, types, coverage (5 min)
 
 soak: export SOAK_FACTOR ?= 50
 soak: export SOAK_SEED ?= $(shell od -A n -N 4 -t u4 /dev/urandom | tr -d ' ')
@@ -84,7 +88,7 @@ types: .venv/installed-benchmarks .venv/installed-browser ## Check types
 
 coverage: .venv/installed ## Run the tests and the fault tests with branch coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m $(PYTEST) -m 'not (browser or containers or benchmarks)'
+	@$(BIN)/coverage run -m $(PYTEST) $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

@@ -87,7 +87,9 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # has no types
     """Distributes single tests, except the ones that must run in one process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith("tests/db/") or "init_db" in nodeid:
+        if "init_db" in nodeid or nodeid.startswith(
+            ("tests/db/test_schema.py", "tests/db/test_upgrade.py")
+        ):
             return "changes of the role, which belongs to all databases of the server"
         if nodeid.startswith(("tests/containers/", "tests/browser/", "tests/citus/")):
             return "an expensive fixture"

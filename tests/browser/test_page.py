@@ -12,13 +12,10 @@ from tests.support.service import Service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason="/docs in Chromium. To test it: apt-get install chromium",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="/docs in Chromium. To test it: apt-get install chromium",
+)
 
 # root cannot use the sandbox. The browser must connect only to the service.
 ARGUMENTS = [

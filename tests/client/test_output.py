@@ -48,8 +48,14 @@ ECHOES: dict[str, Callable[[str], Fault]] = {
 }
 
 
-@pytest.mark.parametrize("echo", ECHOES)
-@pytest.mark.parametrize("option", ["--quiet", "--json", "--dry-run"])
+@pytest.mark.parametrize(
+    ("echo", "option"),
+    [
+        *((echo, "--json") for echo in ECHOES),
+        ("text", "--quiet"),
+        ("text", "--dry-run"),
+    ],
+)
 def test_echoed_api_key_is_masked(
     pusher: Client, proxy: FaultProxy, echo: str, option: str
 ) -> None:
@@ -172,26 +178,30 @@ def test_failure_reason_is_on_standard_error(pusher: Client, proxy: FaultProxy) 
         assert "\nError: 401: Invalid or missing API key.\n" in f"\n{done.err}"
 
 
+def test_key_file_overrides_environment(pusher: Client, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(pusher.key)
+    pusher.key = "tlm_unused"
+    assert pusher.push("--key-file=key").code == 0
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        "{key}",
-        "\ufeff {key}\r\n\r\n",
-        "x-api-key: {key}\n",
-        "\ufeffx-api-key: {key}\r\n",
-        "Accept: */*\r\nX-API-Key:{key}\r\n",
+        "tlm_x",
+        "\ufeff tlm_x\r\n\r\n",
+        "x-api-key: tlm_x\n",
+        "\ufeffx-api-key: tlm_x\r\n",
+        "Accept: */*\r\nX-API-Key:tlm_x\r\n",
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_api_key_is_read(
-    pusher: Client, tmp_path: Path, content: str, encoding: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
-    content = content.format(key=pusher.key)
-    (tmp_path / "key").write_bytes(content.encode(encoding))
-    pusher.key = "tlm_unused"
-    assert pusher.push("--key-file=key").code == 0
-    pusher.key = content
-    assert pusher.push().code == 0
+    monkeypatch.setenv("BULK_METADATA_API_KEY", content)
+    assert cli.read_key(None, is_piped=False) == "tlm_x"
+    for encoding in ("utf-8", "utf-16"):
+        (tmp_path / "key").write_bytes(content.encode(encoding))
+        assert cli.read_key(tmp_path / "key", is_piped=False) == "tlm_x"
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,7 @@ from tests.support.concurrent_clients import CLIENTS, IDENTIFIERS, ConcurrentCli
 from tests.support.service import PATH
 from tests.support.waiting import wait_until
 
-pytestmark = [
-    pytest.mark.containers,
-    pytest.mark.slow(reason="starts and stops containers"),
-]
+pytestmark = pytest.mark.slow(reason="starts and stops containers")
 
 EXAMPLE = {
     "SN-A100": {"firmwareVersion": "3.2.1", "status": "active"},

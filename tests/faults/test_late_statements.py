@@ -29,7 +29,7 @@ from tests.support.cluster import Cluster, cluster
 from tests.support.proxies import PGBOUNCER, pgbouncer
 from tests.support.service import PATH, ROOT, Service, run_service
 from tests.support.tcp_proxy import ProxiedConnection, TcpProxy, tcp_proxy
-from tests.support.waiting import free_port, wait_until
+from tests.support.waiting import free_port, suspend, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -159,8 +159,7 @@ def test_update_in_suspended_process_has_no_effect(
             "SELECT pid FROM pg_stat_activity WHERE client_port = %s", held.port
         )
         processes = [psutil.Process(pid)]
-    for process in processes:
-        process.suspend()
+    suspend(*processes)
     held.deliver()
     assert old.result() == 500
     if suspended == "backend":
@@ -196,7 +195,7 @@ def test_update_in_suspended_pooler_has_no_effect(
         ]
         assert site.post(service, "new") == 200
         old, held = site.post_held(service)
-        pooler.suspend()
+        suspend(pooler)
         held.deliver()
         assert old.result() == 500
         pooler.resume()
@@ -274,7 +273,7 @@ def test_suspended_worker_ignores_disconnected_client(
                 "the API key lookup",
             )
         worker = worker_of(service, client)
-        worker.suspend()
+        suspend(worker)
         client.sendall(request[cut:])
         assert site.post(service, "new") == 200
         # A client that closes its connection within 500 ms may only close one

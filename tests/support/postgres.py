@@ -15,7 +15,6 @@ from docker.errors import DockerException
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn
 from requests import RequestException
-from testcontainers.community.postgres import PostgresContainer
 
 from bulk_metadata.db.schema import apply_schema
 from bulk_metadata.demo.embedded import embedded_postgres
@@ -53,6 +52,9 @@ def postgres() -> Iterator[tuple[str, str]]:
         "container" if can_run(image) else "embedded"
     )
     if wanted == "container":
+        # Imported here, because it takes half a second, in every process of a run.
+        from testcontainers.community.postgres import PostgresContainer
+
         with PostgresContainer(image, username="postgres", driver=None) as container:
             yield container.get_connection_url(), f"a container of {image}"
         return

@@ -1,10 +1,14 @@
 """Waits for events, with a timeout that only a failing test reaches."""
 
+import re
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import Popen
 from typing import Any
+
+import psutil
 
 # Seconds. An event that takes longer on a busy machine is a failure.
 TIMEOUT = 60
@@ -22,6 +26,23 @@ def wait_until(
         assert time.monotonic() < end, f"timed out waiting for {event}"
         assert process is None or process.poll() is None, f"exited before {event}"
         time.sleep(0.01)
+
+
+def suspend(*processes: psutil.Process) -> None:
+    """Suspend processes, and return when all their threads have stopped."""
+    for process in processes:
+        process.suspend()
+    threads = [
+        thread
+        for process in processes
+        for thread in Path(f"/proc/{process.pid}/task").glob("*/status")
+    ]
+    # Z: the process had exited.
+    stopped = re.compile(r"^State:\s+[TZ]", re.MULTILINE)
+    wait_until(
+        lambda: all(stopped.search(thread.read_text()) for thread in threads),
+        "all threads to stop",
+    )
 
 
 def wait_for_port(port: int, process: Popen[Any] | None = None) -> None:
