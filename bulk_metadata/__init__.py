@@ -14,4 +14,4 @@ The directories are layers, the lowest first. Each imports only from lower layer
     demo/       make run
 """
 
-__version__ = "1.2.0"
+__version__ = "1.3.0"

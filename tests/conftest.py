@@ -49,8 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for field in fields(Config):
         os.environ.pop(field.name.upper(), None)
     os.environ.pop("GUNICORN_CMD_ARGS", None)
-    # A shell may start background jobs with SIGINT ignored, and processes inherit that.
+    # Shells start background jobs with SIGINT ignored, and nohup ignores SIGHUP.
+    # Processes inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     cleanup = config.stash[CLEANUP] = ExitStack()
     if hasattr(config, "workerinput"):
         config.stash[SERVER_URL] = config.workerinput["server_url"]

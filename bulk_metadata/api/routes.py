@@ -1,5 +1,6 @@
 """The endpoint: one request, from the API key to the response."""
 
+import time
 from functools import partial
 
 from flask import Blueprint, current_app, request
@@ -28,6 +29,10 @@ from bulk_metadata.telemetry.context import context
 
 blueprint = Blueprint("bulk_metadata", __name__)
 
+# Seconds. If the body takes longer to arrive, the API key is looked up again, because
+# it may have been revoked since then.
+MAX_KEY_AGE = 1
+
 
 @blueprint.post(ENDPOINT, provide_automatic_options=False)
 def replace_bulk_metadata() -> ResponseReturnValue:
@@ -39,7 +44,10 @@ def replace_bulk_metadata() -> ResponseReturnValue:
     api_key = authenticate(request.headers.get("x-api-key"), database)
     context.organization_id, context.key_id = api_key.organization_id, api_key.id
     context.is_dry_run = is_dry_run(request.query_string)
+    start = time.monotonic()
     body = read_body(request.stream, request.content_length, config.max_body_bytes)
+    if time.monotonic() - start > MAX_KEY_AGE:
+        api_key = authenticate(request.headers.get("x-api-key"), database)
     context.body_bytes = len(body)
     documents = validate(parse_body(body))
     context.devices = len(documents)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from bulk_metadata import __version__
 from bulk_metadata.client.connection import TlsFiles
 from bulk_metadata.client.journal import Journal, JournalError
 from bulk_metadata.client.progress import Display, make_display, protect_output
@@ -103,6 +104,7 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.group()
+@click.version_option(__version__, message="%(version)s")
 def commands() -> None:
     """Upload the metadata of a fleet of devices from a file."""
 
@@ -195,8 +197,11 @@ def push_command(
         raise click.UsageError(f"--results must end in one of: {', '.join(SUFFIXES)}")
     if file != STDIN and results.exists() and results.samefile(file):
         raise click.UsageError("--results must not be the file that is pushed.")
+    address = address_of(url)
+    if any((cacert, cert, key)) and not address.startswith("https:"):
+        raise click.UsageError("--cacert, --cert and --key require https:// in --url.")
     settings = Settings(
-        address_of(url),
+        address,
         read_key(key_file, is_piped=file == STDIN),
         TlsFiles(cacert, cert, key),
         results,

@@ -108,7 +108,7 @@ BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
 # Seconds. A longer Retry-After is reduced to this: a request per hour is no load.
 MAX_RETRY_AFTER = 3600
 
-TITLE = re.compile(rb"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+TITLE = re.compile(rb"<title[^<>]*>([^<]*)</title", re.IGNORECASE)
 
 
 class RequestError(Exception):

@@ -136,6 +136,8 @@ def output(file: str) -> Iterator[TextIO]:
         stdout.flush()
         return
     path = Path(file)
+    if path.is_file():
+        path = path.resolve()  # A symbolic link is kept.
     # A pipe or a device is written directly.
     is_regular = path.is_file() or not path.exists()
     partial = path.with_name(f"{path.name}.partial") if is_regular else path

@@ -1,11 +1,15 @@
 """Authentication: valid API keys, and the same response for all others."""
 
+from io import BytesIO
+from typing import Any
+
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
 from app import create_app
+from bulk_metadata.api import routes
 from bulk_metadata.config import Config
 from tests.conftest import Organization, Post
 from tests.support.service import PATH
@@ -61,6 +65,23 @@ def test_revoked_key_is_rejected_immediately(
     assert post({"devices": {"SN-1": {}}}).status_code == 200
     cursor.execute("UPDATE api_keys SET revoked_at = now()")
     assert post({"devices": {"SN-1": {}}}).json == UNAUTHORIZED
+
+
+def test_key_revoked_before_end_of_body_is_rejected(
+    client: FlaskClient, acme: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Body(BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            acme.cursor.execute("UPDATE api_keys SET revoked_at = now()")
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(routes, "MAX_KEY_AGE", 0)
+    acme.insert("SN-1")
+    body = Body(b'{"devices": {"SN-1": {"late": true}}}')
+    headers = {"x-api-key": acme.key}
+    response = client.post(PATH, input_stream=body, content_length=37, headers=headers)
+    assert (response.status_code, response.json) == (401, UNAUTHORIZED)
+    assert acme.metadata() == {"SN-1": {}}
 
 
 def test_expired_key_is_rejected_immediately(

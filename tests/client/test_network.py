@@ -228,6 +228,15 @@ def test_invalid_tls_file_is_rejected(
     assert done.err.startswith(f"Error: {reason}")
 
 
+@pytest.mark.parametrize("option", ["--cacert", "--cert", "--key"])
+def test_tls_option_requires_https(pusher: Client, option: str) -> None:
+    done = pusher.push(option, "fleet.ndjson")
+    assert done.code == 2
+    assert done.err.endswith(
+        "Error: --cacert, --cert and --key require https:// in --url.\n"
+    )
+
+
 def test_missing_ssl_cert_file_is_reported(pusher: Client) -> None:
     pusher.url = "https://127.0.0.1:1"
     pusher.variables = {"SSL_CERT_FILE": "missing.pem"}
@@ -473,7 +482,8 @@ def test_nginx_tls_error_page_ends_run(
     )
     with nginx_in_front(pusher, service.port, directives, options="ssl"):
         pusher.url = pusher.url.replace("http", scheme)
-        done = pusher.push("--cacert", str(certificates / "root.crt"))
+        pusher.variables = {"SSL_CERT_FILE": str(certificates / "root.crt")}
+        done = pusher.push()
     assert done.code == 1
     assert f'Error: 400 Bad Request, page title "{title}".\n' in done.err
 

@@ -248,6 +248,12 @@ def test_check_needs_no_key_and_no_url(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["fleet.ndjson"]
 
 
+def test_version_is_printed(pusher: Client) -> None:
+    command = pusher.command()[:3]
+    done = subprocess.run([*command, "--version"], cwd=ROOT, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"1.3.0\n")
+
+
 def test_help_lists_exit_codes(pusher: Client) -> None:
     text = pusher.push("--help").out
     for code in (0, 1, 2, 3, 129, 130, 143):

@@ -77,6 +77,7 @@ def failure(status: int, body: bytes, **headers: str) -> RequestError:
         (204, b"", 204, "204 No Content"),
         (502, b"<html>", 502, "502 Bad Gateway"),
         (502, b"<TITLE>502 Bad Gateway</title>", 502, "502 Bad Gateway"),
+        (502, b"<title>" * 100_000, 502, "502 Bad Gateway"),
         (
             400,
             b'<html><Title class="">\n No\nHTTPS &amp; \xff\n</title>',

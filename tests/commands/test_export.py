@@ -161,3 +161,14 @@ def test_push_restores_exported_metadata(
     assert acme.texts() == before
     assert flask("export-devices", "Acme", str(again)).output == ""
     assert again.read_bytes() == exported.read_bytes()
+
+
+def test_symbolic_link_is_kept(
+    flask: Flask, acme: Organization, tmp_path: Path
+) -> None:
+    acme.insert("SN-1")
+    (tmp_path / "target.ndjson").write_text("old")
+    (tmp_path / "link.ndjson").symlink_to("target.ndjson")
+    assert flask("export-devices", "Acme", str(tmp_path / "link.ndjson")).exit_code == 0
+    assert (tmp_path / "link.ndjson").is_symlink()
+    assert "SN-1" in (tmp_path / "target.ndjson").read_text()

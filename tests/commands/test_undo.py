@@ -89,6 +89,7 @@ def test_later_change_is_skipped_without_force(
         "Skipped B: request two changed it later\n"
         "Skipped C: another program changed it later\n"
         "Restored 0 devices, skipped 2.\n"
+        "To also restore devices that were changed later, use --force.\n"
     )
     assert undo(flask, "--request", "one", "--force") == (0, 2, {})
     assert values(acme) == "000"
@@ -165,7 +166,9 @@ def test_dry_run_restores_nothing(flask: Flask, send: Send, acme: Organization) 
     result = flask("undo", "Acme", "--request", "one", "--dry-run")
     assert result.exit_code == 3
     assert result.output == (
-        "Skipped B: request two changed it later\nWould restore 1 device, skip 1.\n"
+        "Skipped B: request two changed it later\n"
+        "Would restore 1 device, skip 1.\n"
+        "To also restore devices that were changed later, use --force.\n"
     )
     assert acme.rows() == before
 

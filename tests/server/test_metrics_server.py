@@ -93,7 +93,7 @@ def test_requests_are_counted_once(service: Service, acme: Organization) -> None
         found = metrics(service)
         assert {name: found[name] for name in expected} == expected
     [info] = [name for name in found if name.startswith("bulk_metadata_build_info")]
-    assert "|version=1.2.0" in info
+    assert "|version=1.3.0" in info
     assert found[info] == 1
     assert found["bulk_metadata_request_duration_seconds_sum"] > 0
     assert found["bulk_metadata_database_duration_seconds_sum"] > 0

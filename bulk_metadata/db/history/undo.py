@@ -64,6 +64,8 @@ UPDATE history_undos
    AND request_id = %(undo_id)s
 """
 
+CHANGED_LATER = "changed it later"
+
 
 class Skipped(Struct, rename="camel"):
     """A device that is not restored. ``request_id`` is the later writer."""
@@ -166,4 +168,4 @@ class Undo:
 def _changed(identifier: str, change: Change) -> Skipped:
     request_id = change.request_id
     writer = "another program" if request_id is None else f"request {request_id}"
-    return Skipped(identifier, f"{writer} changed it later", request_id)
+    return Skipped(identifier, f"{writer} {CHANGED_LATER}", request_id)
