@@ -85,16 +85,30 @@ def pytest_configure_node(node: Any) -> None:
     node.config.stash[DATABASES].create(node.gateway.id)
 
 
+# Tests that run in one process, by the reason.
+ONE_PROCESS = {
+    "changes the role, which belongs to all databases of the server": (
+        "tests/db/test_schema.py",
+        "tests/db/test_upgrade.py",
+        "tests/commands/test_transaction.py::test_missing_tables_are_created_by_init_db",
+        "tests/system/test_readme.py::test_commands_from_init_db_to_import",
+    ),
+    "starts a dedicated server": (
+        "tests/browser/",
+        "tests/citus/",
+        "tests/containers/",
+        "tests/faults/test_undo.py",
+    ),
+}
+
+
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # has no types
     """Distributes single tests, except the ones that must run in one process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if "init_db" in nodeid or nodeid.startswith(
-            ("tests/db/test_schema.py", "tests/db/test_upgrade.py")
-        ):
-            return "changes of the role, which belongs to all databases of the server"
-        if nodeid.startswith(("tests/containers/", "tests/browser/", "tests/citus/")):
-            return "an expensive fixture"
+        for reason, files in ONE_PROCESS.items():
+            if nodeid.startswith(files):
+                return reason
         return nodeid
 
 

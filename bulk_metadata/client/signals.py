@@ -47,7 +47,7 @@ class Stop(threading.Event):
 
         def exit_immediately() -> None:
             restore()
-            # The journal contains the results that were received.
+            # A resumed run sends devices again whose result is not in the journal.
             os._exit(128 + self.signal)
 
         def handle(number: int, _: object) -> None:
