@@ -136,6 +136,14 @@ class Journal:
         #: Whether the file was validated, so that all its devices are listed.
         self.is_checked = is_same and known.get("checked") == "true"
 
+    def replace_key(self, key_digest: str) -> None:
+        """Replace the API key of a run that found no device. Its key may belong to
+        another organization, so all devices are sent again."""
+        with self._transaction():
+            self._rows("DELETE FROM outcomes WHERE status = 'not_found'")
+            self._rows("UPDATE facts SET value = ? WHERE name = 'API key'", key_digest)
+        self.key_digest = key_digest
+
     def _fact(self, name: str, default: str) -> str:
         """Return a fact. Store ``default`` if it is unknown."""
         self._rows("INSERT OR IGNORE INTO facts VALUES (?, ?)", name, default)
@@ -227,4 +235,4 @@ class Journal:
         """Close the journal. ``delete`` it if no run can be resumed from it."""
         self._connection.close()
         if delete:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)

@@ -177,9 +177,12 @@ def _send(
 ) -> str:
     """Send the remaining devices. Return the failure reason, or ""."""
     retrying = make_retrying(settings.attempts, stop, display.delay)
-    found = journal.found(MAX_DEVICES)
-    if found and journal.key_digest != digest(settings.api_key).hex():
-        retrying(transport.check_organization, found)
+    key_digest = digest(settings.api_key).hex()
+    if journal.key_digest != key_digest:
+        if found := journal.found(MAX_DEVICES):
+            retrying(transport.check_organization, found)
+        else:
+            journal.replace_key(key_digest)
     if settings.dry_run:
         retrying(transport.check_dry_run)
     counts = journal.counts()

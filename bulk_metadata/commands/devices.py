@@ -1,6 +1,8 @@
 """``flask import-devices`` and ``flask export-devices``."""
 
 import gzip
+import secrets
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -135,15 +137,18 @@ def output(file: str) -> Iterator[TextIO]:
         yield stdout
         stdout.flush()
         return
-    path = Path(file)
-    if path.is_file():
-        path = path.resolve()  # A symbolic link is kept.
+    path = partial = Path(file)
     # A pipe or a device is written directly.
     is_regular = path.is_file() or not path.exists()
-    partial = path.with_name(f"{path.name}.partial") if is_regular else path
+    if is_regular:
+        path = path.resolve()  # A symbolic link is kept.
+        # A unique name, because another export may write the same file.
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     opener: Any = gzip.open if file.lower().endswith(".gz") else open
     try:
         with opener(partial, "wt", encoding="utf-8", newline="") as text:
+            if is_regular and path.exists():
+                shutil.copymode(path, partial)
             yield text
         partial.replace(path)
     except OSError as error:

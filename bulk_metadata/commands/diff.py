@@ -3,12 +3,13 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import click
 
 from bulk_metadata.commands.device_files import FILE, Loader, open_source
+from bulk_metadata.commands.output import Command
 from bulk_metadata.commands.transaction import blueprint, session
 from bulk_metadata.core.json_text import MEMBERS, JsonText, encode
 from bulk_metadata.core.text import counted, printable, shorten
@@ -32,7 +33,36 @@ class Change(NamedTuple):
     new: JsonText | None
 
 
-@blueprint.cli.command("diff-devices")
+class InvalidCommandError(click.UsageError):
+    """An invalid argument. The usual exit code, 2, means CHANGED."""
+
+    exit_code = 1
+
+
+class DiffCommand(Command):
+    """A command that exits with 1 instead of 2 if its arguments are invalid."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the arguments."""
+        with usage_errors_exit_with_1():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with usage_errors_exit_with_1():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def usage_errors_exit_with_1() -> Iterator[None]:
+    """Raise InvalidCommandError instead of click.UsageError."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise InvalidCommandError(error.format_message(), error.ctx) from None
+
+
+@blueprint.cli.command("diff-devices", cls=DiffCommand)
 @click.argument("organization")
 @click.argument("file", type=FILE)
 @file_options
@@ -48,7 +78,7 @@ def diff_devices_command(
     ORGANIZATION is a name or an ID.
 
     Exit codes: 0 if no device would change, 2 if devices would change, 1 if the file
-    contains an error.
+    or the command contains an error.
     """
     statuses: Counter[str] = Counter()
     with open_source(file) as source, session() as cursor:

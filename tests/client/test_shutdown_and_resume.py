@@ -154,6 +154,31 @@ def test_resume_checks_organization_of_new_key(
     assert acme.metadata() == DEVICES
 
 
+def test_resume_after_key_of_empty_organization_sends_all_devices(
+    pusher: Client, proxy: FaultProxy, acme: Organization, globex: Organization
+) -> None:
+    pusher.key = globex.key
+    proxy.script(faults.forwarded, response(401))
+    assert pusher.push("--batch-size=5", "--concurrency=1").code == 1
+    pusher.key = acme.key
+    done = pusher.push("--resume")
+    assert done.code == 0, done.err
+    assert set(pusher.statuses().values()) == {"updated"}
+    assert acme.metadata() == DEVICES
+
+
+def test_journal_deleted_by_another_program_is_tolerated(
+    pusher: Client, proxy: FaultProxy
+) -> None:
+    def delete(handler: faults.Handler) -> None:
+        pusher.journal.unlink()
+        faults.forwarded(handler)
+
+    proxy.script(delete)
+    assert pusher.push().code == 0
+    assert set(pusher.statuses().values()) == {"updated"}
+
+
 def test_signal_ends_retry_delay(pusher: Client, proxy: FaultProxy) -> None:
     proxy.choose = lambda request: response(503, Retry_After="3000")
     running = pusher.start()

@@ -96,3 +96,10 @@ def test_file_with_error_is_not_compared(diff: Diff) -> None:
     result = diff("identifier;a\nSN-2;\n", "--allow-empty")
     assert result.exit_code == 2
     assert "  - a: 1" in result.output
+
+
+@pytest.mark.parametrize("file", [(), ("missing.csv",), ("pyproject.toml",)])
+def test_invalid_command_does_not_look_like_changes(
+    flask: Flask, acme: Organization, file: tuple[str, ...]
+) -> None:
+    assert flask("diff-devices", "Acme", *file).exit_code == 1

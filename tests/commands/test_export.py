@@ -103,10 +103,14 @@ def test_failed_export_keeps_existing_file(flask: Flask, tmp_path: Path) -> None
     assert "a.csv: No such file or directory" in result.output
     path = tmp_path / "fleet.csv"
     path.write_text("old")
-    (tmp_path / "fleet.csv.partial").mkdir()
-    result = flask("export-devices", "Acme", str(path))
-    assert result.output == f"Error: Cannot write {path}: Is a directory\n"
+    path.chmod(0o600)
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr("secrets.token_hex", lambda _: "x" * 255)
+        result = flask("export-devices", "Acme", str(path))
+    assert result.output == f"Error: Cannot write {path}: File name too long\n"
     assert path.read_text() == "old"
+    assert flask("export-devices", "Acme", str(path)).exit_code == 0
+    assert path.stat().st_mode & 0o777 == 0o600
     assert "does not exist" in flask("export-devices", "Nobody").output
 
 
