@@ -41,13 +41,14 @@ def replace_bulk_metadata() -> ResponseReturnValue:
     database: Database = current_app.extensions["database"]
     config: Config = current_app.extensions["config"]
 
-    api_key = authenticate(request.headers.get("x-api-key"), database)
+    key = request.headers.get("x-api-key")
+    api_key = authenticate(key, database)
     context.organization_id, context.key_id = api_key.organization_id, api_key.id
     context.is_dry_run = is_dry_run(request.query_string)
     start = time.monotonic()
     body = read_body(request.stream, request.content_length, config.max_body_bytes)
     if time.monotonic() - start > MAX_KEY_AGE:
-        api_key = authenticate(request.headers.get("x-api-key"), database)
+        api_key = authenticate(key, database)
     context.body_bytes = len(body)
     documents = validate(parse_body(body))
     context.devices = len(documents)

@@ -197,13 +197,13 @@ def push_command(
         raise click.UsageError(f"--results must end in one of: {', '.join(SUFFIXES)}")
     if file != STDIN and results.exists() and results.samefile(file):
         raise click.UsageError("--results must not be the file that is pushed.")
-    address = address_of(url)
-    if any((cacert, cert, key)) and not address.startswith("https:"):
+    address, tls_files = address_of(url), TlsFiles(cacert, cert, key)
+    if any(tls_files) and not address.startswith("https:"):
         raise click.UsageError("--cacert, --cert and --key require https:// in --url.")
     settings = Settings(
         address,
         read_key(key_file, is_piped=file == STDIN),
-        TlsFiles(cacert, cert, key),
+        tls_files,
         results,
         results.with_name(f"{results.name}.journal"),
         max_body_bytes=max_body_bytes,

@@ -131,7 +131,7 @@ class Journal:
             self._begin(facts)
         #: The X-Request-ID of all requests of the upload, at most 32 characters.
         self.request_id = self._fact("request ID", f"push-{secrets.token_hex(12)}")
-        #: The digest of the API key of the first run.
+        #: The digest of the API key of the first run, unless it was replaced.
         self.key_digest = self._fact("API key", key_digest)
         #: Whether the file was validated, so that all its devices are listed.
         self.is_checked = is_same and known.get("checked") == "true"

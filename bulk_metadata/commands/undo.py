@@ -12,7 +12,7 @@ from bulk_metadata.core.text import counted, printable
 from bulk_metadata.db.accounts import check_key, find_organization
 from bulk_metadata.db.history.settings import select_history
 from bulk_metadata.db.history.target import Target
-from bulk_metadata.db.history.undo import CHANGED_LATER, STEP, Skipped, Undo
+from bulk_metadata.db.history.undo import MISSING, STEP, Skipped, Undo
 from bulk_metadata.db.transaction import past_time
 
 # Exit codes, besides 0 if all devices were restored, and 1 if none was.
@@ -147,7 +147,7 @@ def summary(result: Result, max_listed: int | None = None) -> str:
     )
     devices = counted(result.restored, "device")
     lines.append(f"{restore} {devices}, {skip} {len(result.skipped):,}.")
-    if any(device.reason.endswith(CHANGED_LATER) for device in result.skipped):
+    if any(device.reason != MISSING for device in result.skipped):
         lines.append("To also restore devices that were changed later, use --force.")
     if result.restored and not result.dry_run:
         lines.append(f"To undo this, use the request ID {result.undo_request_id}")

@@ -130,6 +130,7 @@ def expected(devices: Model, ids: dict[str, str], entries: Any) -> tuple[int, An
     }
 
 
+@pytest.mark.slow(reason="sends hundreds of generated requests")
 @given(requests=REQUESTS)
 def test_requests_match_dictionary_model(
     requests: list[Any], client: FlaskClient, cursor: Cursor

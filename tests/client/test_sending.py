@@ -155,6 +155,7 @@ def test_closed_connections_are_replaced(
     assert proxy.connections >= 20
 
 
+@pytest.mark.slow(reason="40 or more requests, one after the other")
 def test_413_splits_batch_and_reduces_later_ones(
     pusher: Client, acme: Organization, service_url: str, tmp_path: Path
 ) -> None:

@@ -42,7 +42,7 @@ def show(pusher: Client, acme: Organization) -> Show:
     return show
 
 
-@pytest.mark.parametrize("columns", [60, 120])
+@pytest.mark.parametrize("columns", [60, 80, 120])
 def test_bar_fits_terminal(proxy: FaultProxy, show: Show, columns: int) -> None:
     long = "a reason that goes on and on " * 10
     proxy.script(*[response(503, long)] * 3)

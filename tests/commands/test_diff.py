@@ -98,8 +98,17 @@ def test_file_with_error_is_not_compared(diff: Diff) -> None:
     assert "  - a: 1" in result.output
 
 
-@pytest.mark.parametrize("file", [(), ("missing.csv",), ("pyproject.toml",)])
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ([], "Missing argument 'FILE'."),
+        (["missing.csv"], "File 'missing.csv' does not exist."),
+        (["pyproject.toml"], 'Unknown file name extension ".toml".'),
+    ],
+)
 def test_invalid_command_does_not_look_like_changes(
-    flask: Flask, acme: Organization, file: tuple[str, ...]
+    flask: Flask, acme: Organization, file: list[str], message: str
 ) -> None:
-    assert flask("diff-devices", "Acme", *file).exit_code == 1
+    result = flask("diff-devices", "Acme", *file)
+    assert result.exit_code == 1
+    assert message in result.output

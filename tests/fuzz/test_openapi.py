@@ -5,6 +5,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 import schemathesis
 from jsonschema_rs import Draft202012Validator
 from schemathesis import Case, CheckFunction, Response
@@ -77,6 +78,7 @@ def is_excused(response: Response) -> bool:
     return False
 
 
+@pytest.mark.slow(reason="sends hundreds of generated requests")
 @SCHEMA.parametrize()
 def test_generated_requests_match_openapi(
     case: Case[Any], service: Service, acme: Organization, globex: Organization

@@ -64,7 +64,8 @@ UPDATE history_undos
    AND request_id = %(undo_id)s
 """
 
-CHANGED_LATER = "changed it later"
+# The reason for a device that --force does not restore either.
+MISSING = "the device is no longer in the organization"
 
 
 class Skipped(Struct, rename="camel"):
@@ -144,8 +145,7 @@ class Undo:
             if change is None:
                 continue  # It is restored already.
             if identifier is None:
-                reason = "the device is no longer in the organization"
-                skipped.append(Skipped(f"ID {device_id}", reason))
+                skipped.append(Skipped(f"ID {device_id}", MISSING))
             elif changed_by and not self._force:
                 skipped.append(_changed(identifier, changed_by))
             else:
@@ -168,4 +168,4 @@ class Undo:
 def _changed(identifier: str, change: Change) -> Skipped:
     request_id = change.request_id
     writer = "another program" if request_id is None else f"request {request_id}"
-    return Skipped(identifier, f"{writer} {CHANGED_LATER}", request_id)
+    return Skipped(identifier, f"{writer} changed it later", request_id)
