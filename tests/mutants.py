@@ -47,7 +47,8 @@ TESTS = {
     "files/ndjson.py": f"files/test_ndjson.py {FILES}",
     "files/[ct]*.py": f"files/test_table.py files/test_cells.py {FILES}",
     "files/ro*.py": f"files/test_table.py files/test_cells.py {FILES}",
-    "files/[fs]*.py": f"files/test_source.py files/test_file_types.py {FILES}",
+    "files/[fs]*.py": f"files/test_source.py files/test_file_types.py {FILES} "
+    "client/test_check.py",
     "files/re*.py": f"files/test_ndjson.py {FILES} files/test_formats.py",
     "files/device.py": f"{FILES} client/test_check.py",
 }

@@ -19,7 +19,8 @@ import click
 from bulk_metadata import __version__
 from bulk_metadata.client.connection import TlsFiles
 from bulk_metadata.client.journal import Journal, JournalError
-from bulk_metadata.client.progress import Display, make_display, protect_output
+from bulk_metadata.client.output import protect_output
+from bulk_metadata.client.progress import Display, make_display
 from bulk_metadata.client.push import (
     InvalidFileError,
     Settings,

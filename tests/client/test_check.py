@@ -18,6 +18,7 @@ from bulk_metadata.files import Options
 from bulk_metadata.files.reader import DeviceFile
 from bulk_metadata.files.source import Source
 from tests.conftest import Organization
+from tests.support.client_runner import Client, Done
 from tests.support.service import ROOT, Service
 
 LINES = [f'{{"identifier": "SN-{number}", "metadata": {{}}}}' for number in range(5)]
@@ -31,27 +32,21 @@ NOT_A_NUMBER = (
 
 
 def push(
-    directory: Path, *arguments: str, stdin: bytes = b"", key: str = "tlm_none"
-) -> subprocess.CompletedProcess[str]:
+    directory: Path,
+    file: str,
+    *options: str,
+    url: str = "http://127.0.0.1:1",
+    key: str = "tlm_none",
+    stdin: bytes | None = None,
+) -> Done:
     """Run the client, by default with an unused port."""
-    if "--url" not in arguments:
-        arguments = (*arguments, "--url", "http://127.0.0.1:1", "--attempts", "1")
-    done = subprocess.run(
-        [sys.executable, "-m", "bulk_metadata.client", "push", *arguments],
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "BULK_METADATA_API_KEY": key},
-        input=stdin,
-        capture_output=True,
-        timeout=120,
-    )
-    out, err = done.stdout.decode(), done.stderr.decode()
-    assert "Traceback" not in err, err
-    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+    client = Client(directory, url, key)
+    return client.push("--attempts=1", *options, file=file, stdin=stdin)
 
 
-def is_valid(done: subprocess.CompletedProcess[str]) -> bool:
+def is_valid(done: Done) -> bool:
     """Return whether the check found no problems, so that sending began."""
-    return "Sending ..." in done.stderr
+    return "Sending ..." in done.err
 
 
 def test_all_problems_are_printed_and_nothing_is_sent(
@@ -67,10 +62,10 @@ def test_all_problems_are_printed_and_nothing_is_sent(
     ]
     (tmp_path / "fleet.ndjson").write_text("\n".join([*lines, LINES[3]]))
     url = f"http://127.0.0.1:{service.port}"
-    done = push(tmp_path, "fleet.ndjson", "--url", url, key=acme.key)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.splitlines() == [
+    done = push(tmp_path, "fleet.ndjson", url=url, key=acme.key)
+    assert done.code == 1
+    assert done.out == ""
+    assert done.err.splitlines() == [
         "Reading ...",
         "Checking ...",
         'fleet.ndjson, line 6: "x" is not valid JSON. Write each device on one line, '
@@ -97,9 +92,9 @@ def test_no_check_sends_valid_devices(
     lines = [LINES[0], "x", '{"identifier": "SN-4", "metadata": null}', LINES[3]]
     (tmp_path / "fleet.ndjson").write_text("\n".join(lines))
     url = f"http://127.0.0.1:{service.port}"
-    done = push(tmp_path, "fleet.ndjson", "--url", url, "--no-check", key=acme.key)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[3:] == [
+    done = push(tmp_path, "fleet.ndjson", "--no-check", url=url, key=acme.key)
+    assert done.code == 1
+    assert done.err.splitlines()[3:] == [
         'fleet.ndjson, line 2: "x" is not valid JSON. Write each device on one line, '
         "for example with: jq -c . FILE",
         'fleet.ndjson, line 3, device "SN-4": metadata must be a JSON object. '
@@ -125,7 +120,7 @@ def test_repeated_identifiers_are_found_fast(tmp_path: Path) -> None:
     ]
     (tmp_path / "fleet.ndjson").write_text("".join([*lines, *lines]))
     done = push(tmp_path, "fleet.ndjson", "--quiet")
-    *problems, rest, end = done.stderr.splitlines()
+    *problems, rest, end = done.err.splitlines()
     fix = "Keep one entry for each device."
     assert problems == [
         f'fleet.ndjson, line {count + number + 1}, device "SN-{number}": '
@@ -139,8 +134,8 @@ def test_repeated_identifiers_are_found_fast(tmp_path: Path) -> None:
 def test_problems_are_printed_as_json(tmp_path: Path) -> None:
     (tmp_path / "fleet.csv").write_text('identifier,n:number\n"a\xa0b",x\n')
     done = push(tmp_path, "fleet.csv", "--json", "--quiet")
-    assert done.returncode == 1
-    problem, summary = map(json.loads, done.stdout.splitlines())
+    assert done.code == 1
+    problem, summary = map(json.loads, done.out.splitlines())
     assert problem == {
         "problem": NOT_A_NUMBER,
         "line": 2,
@@ -149,7 +144,7 @@ def test_problems_are_printed_as_json(tmp_path: Path) -> None:
     assert summary["summary"]["failure"] == "1 error. Nothing was sent"
     # Unprintable characters are escaped on a terminal.
     done = push(tmp_path, "fleet.csv", "--quiet")
-    assert done.stderr.splitlines() == [
+    assert done.err.splitlines() == [
         f'fleet.csv, line 2, device "a\\xa0b": {NOT_A_NUMBER}',
         "Error: 1 error. Nothing was sent.",
     ]
@@ -167,19 +162,16 @@ def test_file_without_devices_is_rejected(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     done = push(tmp_path, name)
-    assert done.returncode == 1
-    assert done.stderr.endswith(
-        "Error: The file contains no devices. Nothing was sent.\n"
-    )
+    assert done.code == 1
+    assert done.err.endswith("Error: The file contains no devices. Nothing was sent.\n")
 
 
 def test_unknown_extension_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "fleet.txt").write_bytes(FLEET)
     done = push(tmp_path, "fleet.txt")
-    assert done.returncode == 2
+    assert done.code == 2
     assert (
-        'Unknown file name extension ".txt". Set the format with --format.'
-        in done.stderr
+        'Unknown file name extension ".txt". Set the format with --format.' in done.err
     )
 
 
@@ -187,8 +179,8 @@ def test_unknown_extension_is_rejected(tmp_path: Path) -> None:
 def test_standard_input_is_read(content: bytes, tmp_path: Path) -> None:
     assert is_valid(push(tmp_path, "-", "--format", "ndjson", stdin=content))
     done = push(tmp_path, "-", "--format", "ndjson", stdin=b"x\n")
-    assert 'standard input, line 1: expected a JSON object, got "x"' in done.stderr
-    assert push(tmp_path, "-", stdin=content).returncode == 2
+    assert 'standard input, line 1: expected a JSON object, got "x"' in done.err
+    assert push(tmp_path, "-", stdin=content).code == 2
 
 
 def test_named_pipe_is_read(tmp_path: Path) -> None:
@@ -228,14 +220,14 @@ def test_closed_standard_input_is_reported(tmp_path: Path) -> None:
 def test_results_never_replace_input_file(tmp_path: Path) -> None:
     (tmp_path / "fleet.ndjson").write_bytes(FLEET)
     done = push(tmp_path, "fleet.ndjson", "--results", f"{tmp_path}/fleet.ndjson")
-    assert done.returncode == 2
-    assert "--results must not be the file that is pushed." in done.stderr
+    assert done.code == 2
+    assert "--results must not be the file that is pushed." in done.err
     assert (tmp_path / "fleet.ndjson").read_bytes() == FLEET
 
 
 def test_missing_file_is_rejected(tmp_path: Path) -> None:
-    assert push(tmp_path, "fleet.ndjson").returncode == 2
-    assert push(tmp_path, ".").returncode == 2
+    assert push(tmp_path, "fleet.ndjson").code == 2
+    assert push(tmp_path, ".").code == 2
 
 
 def test_stopped_check_lists_no_devices(tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ def test_retry_after_is_limited(value: str, seconds: float) -> None:
 
 def test_retry_after_needs_no_date() -> None:
     assert failure(503, b"").retry_after == 0
+    assert RequestError(503, "").retry_after == 0
     date = email.utils.formatdate(time.time() + 1000, usegmt=True)
     assert 900 < failure(503, b"", Retry_After=date).retry_after <= 1000
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import threading
 from pathlib import Path
 
@@ -297,14 +296,7 @@ def test_unknown_result_format_is_rejected(pusher: Client) -> None:
 def test_standard_input_is_pushed(pusher: Client, acme: Organization) -> None:
     acme.insert("SN-0")
     file = pusher.write(numbered(1))
-    done = subprocess.run(
-        pusher.command("--format=ndjson", file="-"),
-        cwd=pusher.directory,
-        env=pusher.environment,
-        input=file.read_bytes(),
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert b"1 device of standard input in " in done.stdout
+    done = pusher.push("--format=ndjson", file="-", stdin=file.read_bytes())
+    assert done.code == 0, done.err
+    assert "1 device of standard input in " in done.out
     assert pusher.results("stdin.results.csv")[0][3] == "updated"

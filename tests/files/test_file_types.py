@@ -124,10 +124,12 @@ def test_other_file_type_is_named_with_fix(
 @pytest.mark.parametrize(
     ("head", "is_text"),
     [
+        (b"", True),
+        (b"\0" + b"x" * 7, True),
         (bytes(12) + b"x" * 88 + bytes(9), True),
         (bytes(12) + b"x" * 87 + bytes(1), False),
     ],
-    ids=["12 of 100", "13 of 100"],
+    ids=["0 of 0", "1 of 8", "12 of 100", "13 of 100"],
 )
 def test_few_nul_bytes_may_be_text(head: bytes, is_text: bool) -> None:
     with nullcontext() if is_text else pytest.raises(FileError):

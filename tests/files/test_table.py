@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulk_metadata.files import Options
-from bulk_metadata.files.device import FileError
+from bulk_metadata.files.columns import parse_number
+from bulk_metadata.files.device import DeviceError, FileError
 from bulk_metadata.files.table import csv_writer, read_table
 from tests.files.reading import problems, read_all, texts
 
@@ -141,6 +142,26 @@ def test_cell_of_another_type_is_rejected(column: str, cell: str, reason: str) -
     assert problems(table, "csv")[-1] == (3, "SN-1", f'column "{column}": {reason}')
 
 
+@pytest.mark.parametrize(
+    ("cell", "fix"),
+    [
+        (
+            "-1.234,50",
+            "Use a decimal point instead of a comma, without a thousands separator: "
+            "3.70",
+        ),
+        (
+            "12 V",
+            "Use digits and a decimal point, without a thousands separator: 1234.5",
+        ),
+    ],
+)
+def test_invalid_number_has_fix(cell: str, fix: str) -> None:
+    with pytest.raises(DeviceError) as raised:
+        parse_number(cell)
+    assert raised.value.fix == fix
+
+
 def test_all_errors_of_row_are_reported() -> None:
     table = (
         "identifier,a:number,b:boolean,c\nSN-1,x,#NV,z\nSN-2,1\n"
@@ -218,13 +239,14 @@ def test_json_in_table_has_fix(header: str, is_json: bool) -> None:
 def test_repeated_header_is_skipped() -> None:
     table = (
         "sep=;\nidentifier;a;b\nSN-1;x;y\n\ufeffsep=;\n\ufeffIdentifier;a;b\n"
-        '\ufeff"SN-2";x;y\nidentifier;b;a\nb;identifier\nSN=;x;\n'
+        '\ufeff"SN-2";x;y\nidentifier;b;a\nb;identifier\nSN=;x;\nsep=;x;\n'
     ).replace("Identifier", "identifier")
     devices, found = read_all(table, "csv")
     assert [(device.number, device.identifier) for device in devices] == [
         (1, "SN-1"),
         (2, "SN-2"),
         (5, "SN="),
+        (6, "sep="),
     ]
     assert found == [
         (7, "identifier", "the row is another header"),
