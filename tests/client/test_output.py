@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -79,16 +79,22 @@ def test_api_key_as_argument_is_masked(pusher: Client) -> None:
     assert pusher.key not in done.err
 
 
+REDIRECTIONS = (
+    *("> /dev/full", "2> /dev/full", "> /dev/full 2>&1", ">&-", "2>&-", ">&- 2>&-"),
+    *("<&- >&- 2>&-", "| head -0", "2>&1 | head -0", "2> >(head -0)"),
+)
+
+
 @pytest.mark.parametrize(
-    "redirection",
+    ("redirection", "options"),
     [
-        *("> /dev/full", "2> /dev/full", "> /dev/full 2>&1", ">&-", "2>&-", ">&- 2>&-"),
-        *("<&- >&- 2>&-", "| head -0", "2>&1 | head -0", "2> >(head -0)"),
+        *((redirection, ()) for redirection in REDIRECTIONS),
+        # Prints problems to standard output.
+        *((redirection, ["--json"]) for redirection in ("> /dev/full", ">&-")),
     ],
 )
-@pytest.mark.parametrize("options", [(), ("--json",)])
 def test_broken_output_changes_no_result(
-    pusher: Client, options: tuple[str, ...], redirection: str
+    pusher: Client, redirection: str, options: Sequence[str]
 ) -> None:
     (pusher.directory / "fleet.ndjson").write_text(
         (pusher.directory / "fleet.ndjson").read_text()

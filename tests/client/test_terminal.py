@@ -147,21 +147,21 @@ def test_json_summary_follows_bar(show: Show) -> None:
     assert '"updated":2000' in "".join(terminal.lines)
 
 
-@pytest.mark.slow(reason="a line is printed every 5 s")
-def test_progress_lines_are_printed(
-    proxy: FaultProxy, pusher: Client, acme: Organization
-) -> None:
-    devices = numbered(4)
-    acme.insert(*devices)
-    pusher.write(devices)
-    # The second request is in flight when the next line is due.
-    proxy.script(faults.forwarded, response(503, "busy", Retry_After="6"))
-    done = pusher.push("--batch-size=2", "--concurrency=1")
-    assert done.code == 0
-    *_, delay, line = done.err.splitlines()
-    assert re.fullmatch(r"Waiting [67] s before the next attempt: 503: busy", delay)
-    assert line.startswith("2 of 4 devices, ")
-    assert line.endswith(" s left; 2 updated, 1 retried (503: busy)")
+def test_progress_lines_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines("file")
+    lines.begin("Sending", "devices", 2000)
+    lines.statistics.statuses["updated"] = 1000
+    lines.update(1000)
+    lines.delay(6.4, "503: busy")
+    lines.delay(6.6, "503: another thread waits as long")
+    lines.delay(5, "503: not long")
+    lines._last -= 5
+    lines.update(1000)
+    lines.update(1000)
+    _, delay, line = capsys.readouterr().err.splitlines()
+    assert delay == "Waiting 6 s before the next attempt: 503: busy"
+    assert line.startswith("1,000 of 2,000 devices, ")
+    assert line.endswith(" s left; 1,000 updated, 3 retried (503: not long)")
 
 
 def test_progress_lines_need_no_total(capsys: pytest.CaptureFixture[str]) -> None:
