@@ -86,7 +86,8 @@ def push(
         finally:
             counts = display.statistics.statuses = Counter(journal.counts())
         if file.source.has_changed:
-            summary.failure = summary.failure or f"{CHANGED}, so results may be wrong"
+            reason = f"{CHANGED}, so results may be wrong. Run the command again"
+            summary.failure = summary.failure or reason
         # Otherwise, the result file of an earlier run is kept.
         if not journal.is_empty():
             write_results(journal.results(), settings.results)
@@ -94,6 +95,8 @@ def push(
         # With --no-check, devices that were not sent may not be listed.
         is_needed = stop.is_set() and not journal.is_checked
         is_needed |= bool(counts["not_sent"] or counts["refused"])
+        # A changed file cannot be resumed.
+        is_needed &= not file.source.has_changed
     finally:
         journal.close(delete=not is_needed)
         if not is_needed:
@@ -212,7 +215,8 @@ def _remaining(
     changes."""
     for chunk in chunks:
         if file.source.has_changed:
-            sender.fail(f"{CHANGED}, so the rest was not sent")
+            reason = f"{CHANGED}, so the rest was not sent. Run the command again"
+            sender.fail(reason)
             return
         if chunk.problems:
             sender.skip(chunk.problems)

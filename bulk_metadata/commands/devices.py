@@ -70,7 +70,8 @@ def import_devices_command(
     "--identifiers",
     "identifiers_file",
     type=FILE,
-    help="Device file. Export only the devices in this file.",
+    help="Device file. Export only the devices in this file. With an unknown "
+    "extension, it is CSV: for example identifiers below the header: identifier.",
 )
 def export_devices_command(
     organization: str, file: str, identifiers_file: str | None
@@ -86,7 +87,8 @@ def export_devices_command(
         listed = None
         if identifiers_file:
             with open_source(identifiers_file) as source:
-                loader = Loader(source, Options(allow_empty=True), as_json=False)
+                options = Options(allow_empty=True, default_format="csv")
+                loader = Loader(source, options, as_json=False)
                 listed = loader.load(cursor, "Nothing was exported.")
         selection = (cursor, organization_id, listed is not None)
         count = count_devices(*selection)

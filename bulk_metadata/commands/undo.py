@@ -115,6 +115,8 @@ def run(undo: Undo, result: Result) -> Result:
             step = undo.step(position, dry_run=result.dry_run)
             result.restored += step.restored
             result.skipped += step.skipped
+            if undo.is_interrupted:
+                raise KeyboardInterrupt
     if not result.dry_run:
         undo.finish()
     return result

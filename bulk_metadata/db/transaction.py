@@ -1,6 +1,7 @@
 """The transaction of an operator command, with PostgreSQL errors as plain messages."""
 
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,13 +56,25 @@ class CommandConnection(Connection):
 
     clock: ServerClock
 
+    #: Whether the operator has pressed Ctrl-C during a COMMIT.
+    is_interrupted = False
+
     def commit(self) -> None:
         """Commit the transaction. Raises DivisionByZero if this is too late."""
         guard = self.clock.guard(COMMIT_WITHIN, COMMIT_TIMEOUT)
-        with self.cursor() as cursor:
-            # psycopg2 still expects a transaction. It commits the empty one.
-            cursor.execute(f"{guard}COMMIT; BEGIN")
-        super().commit()
+        # Ctrl-C cannot stop a COMMIT. As an exception after it, it would prevent the
+        # command from reporting what took effect.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with self.cursor() as cursor:
+                # psycopg2 still expects a transaction. It commits the empty one.
+                cursor.execute(f"{guard}COMMIT; BEGIN")
+            super().commit()
+            if signal.SIGINT in signal.sigpending():
+                signal.sigwait({signal.SIGINT})
+                self.is_interrupted = True
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager

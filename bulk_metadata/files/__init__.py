@@ -27,6 +27,8 @@ class Options:
     allow_empty: bool = False
     # Maximum size of a request with one device in bytes.
     max_bytes: int | None = None
+    # The format if the extension is unknown, which is an error if this is None.
+    default_format: str | None = None
 
 
 def _encoding(_: click.Context, __: click.Parameter, name: str) -> str:

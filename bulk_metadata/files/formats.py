@@ -153,12 +153,13 @@ def encoding_of(head: bytes, chosen: str) -> str:
     raise FileError(0, "the file is not a text file", advice.DAMAGED)
 
 
-def format_of(name: str) -> str:
-    """Return the format of a file with this name. Raises UnknownFormatError."""
+def format_of(name: str, default: str | None) -> str:
+    """Return the format of a file with this name. Raises UnknownFormatError if there is
+    no ``default``."""
     extension = PurePath(name.lower().removesuffix(".gz")).suffix
-    if extension not in FORMATS:
-        raise UnknownFormatError(
-            f'Unknown file name extension "{extension}". Set the format with --format. '
-            f"Known extensions: {', '.join(FORMATS)}, each also with .gz."
-        )
-    return FORMATS[extension]
+    if found := FORMATS.get(extension, default):
+        return found
+    raise UnknownFormatError(
+        f'Unknown file name extension "{extension}". Set the format with --format. '
+        f"Known extensions: {', '.join(FORMATS)}, each also with .gz."
+    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import NamedTuple, TextIO
 
-from bulk_metadata.core.json_text import encode
+from bulk_metadata.core.json_text import compact, encode
 from bulk_metadata.core.jsonb import may_violate, violation
 from bulk_metadata.core.limits import MAX_IDENTIFIER_BYTES
 from bulk_metadata.files import Options, advice
@@ -55,7 +55,9 @@ class DeviceFile:
         head = source.head()
         check_file_type(head)
         encoding = encoding_of(head, options.encoding)
-        self._format = options.file_format or format_of(source.name)
+        self._format = options.file_format or format_of(
+            source.name, options.default_format
+        )
         self._options = replace(options, file_format=self._format, encoding=encoding)
         #: The format, and the options that differ from the default.
         self.description = " ".join(
@@ -119,6 +121,9 @@ def _validated(
     for device in devices:
         if not device.document and options.allow_empty:
             device = device._replace(document=b"{}")
+        elif options.max_bytes and _request_size(device) > options.max_bytes:
+            # Metadata that PostgreSQL has exported contains spaces.
+            device = device._replace(document=compact(device.document))
         try:
             _validate(device, options.max_bytes)
             valid.append(device)
@@ -159,7 +164,12 @@ def _validate(device: Device, max_bytes: int | None) -> None:
         raise DeviceError("metadata must be a JSON object", advice.OBJECT)
     if limit := violation(document):
         raise DeviceError(f"metadata: {limit}", advice.STORABLE)
-    size = REQUEST_BYTES + len(encode(identifier)) + len(document)
+    size = _request_size(device)
     if max_bytes and size > max_bytes:
         reason = f"the device needs a request of {size:,} bytes (limit: {max_bytes:,})"
         raise DeviceError(reason, advice.SIZE)
+
+
+def _request_size(device: Device) -> int:
+    """Return the size of a request for one device in bytes."""
+    return REQUEST_BYTES + len(encode(device.identifier)) + len(device.document)

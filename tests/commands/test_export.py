@@ -77,6 +77,9 @@ def test_identifiers_select_devices(flask: Flask, tmp_path: Path) -> None:
     result = flask("export-devices", "Acme", "--identifiers", str(listed))
     assert result.stdout == LINES.splitlines(keepends=True)[1]
     assert result.stderr == '1 of 2 identifiers do not exist in "Acme".\n'
+    (tmp_path / "serials.txt").write_text("identifier\nSN-1\n")
+    again = flask("export-devices", "Acme", "--identifiers", f"{tmp_path}/serials.txt")
+    assert again.stdout == result.stdout
     listed.write_text("Serial;state\nSN-1;x\n")
     result = flask("export-devices", "Acme", "--identifiers", str(listed))
     assert result.exit_code == 1

@@ -211,6 +211,29 @@ def test_deleted_device_is_skipped(
     assert values(acme) == "500"
 
 
+def test_change_in_another_organization_is_skipped(
+    flask: Flask, send: Send, acme: Organization, globex: Organization
+) -> None:
+    send("one", A=1, B=1, C=1)
+
+    def move(identifier: str, source: Organization, target: Organization) -> None:
+        acme.cursor.execute(
+            "UPDATE devices SET organization_id = %s"
+            " WHERE organization_id = %s AND identifier = %s",
+            (target.id, source.id, identifier),
+        )
+
+    for identifier in "BC":
+        move(identifier, acme, globex)
+    send("two", globex.key, B=2)
+    for identifier in "BC":
+        move(identifier, globex, acme)
+    assert undo(flask, "--request", "one") == (3, 2, {"B": None})
+    assert values(acme) == "020"
+    assert undo(flask, "--request", "one", "--force") == (0, 1, {})
+    assert values(acme) == "000"
+
+
 def test_concurrent_undo_is_rejected(
     flask: Flask, send: Send, acme: Organization, config: Config, owner_url: str
 ) -> None:

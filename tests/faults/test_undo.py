@@ -18,7 +18,13 @@ from bulk_metadata.db.queries import update_metadata
 from tests.commands.conftest import Flask, runner
 from tests.faults.conftest import run_clients
 from tests.support.cluster import Cluster
-from tests.support.concurrent_clients import CLIENTS, IDENTIFIERS, STEP, lock_device
+from tests.support.concurrent_clients import (
+    CLIENTS,
+    IDENTIFIERS,
+    STEP,
+    lock,
+    lock_device,
+)
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 
@@ -47,18 +53,23 @@ def wrong(server: Cluster) -> Iterator[None]:
         disable_history(cursor)
 
 
+def start_flask(server: Cluster, command: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "flask", *command],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": server.url},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 @pytest.fixture
 def waiting_undo(server: Cluster, wrong: None) -> Iterator["subprocess.Popen[str]"]:
     """An undo that waits for a device of its second step."""
     with lock_device(server, "SN-2000"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flask", *UNDO],
-            cwd=ROOT,
-            env={**os.environ, "DATABASE_URL": server.url},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = start_flask(server, UNDO)
         wait_until(lambda: server.count(RESTORED) == 1000, "the first step")
         yield process
     process.kill()
@@ -104,6 +115,49 @@ def test_interrupted_undo_is_completed(
     assert server.execute("SELECT count(DISTINCT request_id) FROM devices") == [(1,)]
     result = flask(*UNDO)
     assert result.output == "All changes of these requests are undone already.\n"
+
+
+@pytest.fixture
+def slow_commit(server: Cluster, wrong: None) -> Iterator[None]:
+    """Commits wait for a lock, because of a deferred trigger."""
+    server.execute(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END $$",
+        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT OR UPDATE ON devices"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()",
+    )
+    yield
+    server.execute("DROP FUNCTION wait CASCADE")
+
+
+@pytest.mark.usefixtures("slow_commit")
+@pytest.mark.parametrize(
+    ("command", "code", "output"),
+    [
+        (UNDO, 4, f"Error: Interrupted. {INCOMPLETE}"),
+        (
+            ["import-devices", "Acme", "-", "--format=csv"],
+            0,
+            'Imported into "Acme": 1 created, 0 skipped because they already exist.\n',
+        ),
+    ],
+    ids=["undo", "import-devices"],
+)
+def test_ctrl_c_during_commit_does_not_hide_result(
+    command: list[str], code: int, output: str, server: Cluster
+) -> None:
+    with lock(server, "SELECT pg_advisory_xact_lock(1)"):
+        process = start_flask(server, command)
+        assert process.stdin is not None
+        process.stdin.write("identifier\nSN-NEW\n")
+        process.stdin.close()
+        process.stdin = None
+        waiting = "pg_stat_activity WHERE wait_event = 'advisory'"
+        wait_until(lambda: server.count(waiting), "the COMMIT", process)
+        process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == output
+    assert process.returncode == code
+    assert server.count(RESTORED) == (1000 if command == UNDO else 0)
 
 
 SETTINGS = "UPDATE history_settings SET"

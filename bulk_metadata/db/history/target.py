@@ -106,7 +106,7 @@ SELECT array_agg(device_id ORDER BY position)
 
 # Locks in the order of the service, by identifier.
 SELECT_DEVICES = """
-SELECT id::text, identifier
+SELECT id::text, identifier, request_id, key_id::text
   FROM devices
  WHERE organization_id = %(organization_id)s
    AND id = ANY (%(device_ids)s::uuid[])
@@ -117,7 +117,8 @@ LOCK_DEVICES = f"{SELECT_DEVICES} FOR NO KEY UPDATE"
 # OFFSET 0 keeps the order of the joins. Without statistics, the planner chooses a
 # slower one.
 SELECT_CHANGES = f"""
-SELECT device.id::text, version.change_id, restores, request_id, {IS_TARGET}
+SELECT device.id::text, request_id, key_id::text,
+       version.change_id, restores, request_id, {IS_TARGET}
   FROM unnest(%(device_ids)s::uuid[]) WITH ORDINALITY AS device (id, position)
  CROSS JOIN LATERAL (
        SELECT change_id, restores
@@ -145,7 +146,11 @@ def select_changes(
     lock: bool,
 ) -> Iterator[tuple[str, str | None, list[Change]]]:
     """Yield the ID, the identifier and the changes, oldest first, of the devices at
-    these positions. The identifier of a deleted device is None."""
+    these positions. The identifier of a deleted device is None.
+
+    The last change of a device that was temporarily in another organization may be
+    unknown.
+    """
     cursor.execute(SELECT_IDS, {"start": positions.start, "stop": positions.stop})
     [[device_ids]] = cursor.fetchall()
     values = {
@@ -154,7 +159,14 @@ def select_changes(
         "device_ids": device_ids,
     }
     cursor.execute(LOCK_DEVICES if lock else SELECT_DEVICES, values)
-    identifiers = dict(cursor.fetchall())
+    devices = {device_id: device for device_id, *device in cursor.fetchall()}
     cursor.execute(SELECT_CHANGES, values)
     for device_id, rows in groupby(cursor.fetchall(), itemgetter(0)):
-        yield device_id, identifiers.get(device_id), [Change(*row) for _, *row in rows]
+        writers, changes = [], []
+        for _, request_id, key_id, *change in rows:
+            writers.append([request_id, key_id])
+            changes.append(Change(*change))
+        identifier, *writer = devices.get(device_id, [None])
+        if writer and writer != writers[-1]:
+            changes.append(Change(changes[-1].id + 1, None, None, is_target=False))
+        yield device_id, identifier, changes

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable
 from psycopg2.extensions import cursor as Cursor
@@ -119,6 +119,12 @@ class Undo:
             "Another session holds locks on devices. Repeat the command when the locks "
             "are released."
         )
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the operator has pressed Ctrl-C during the commit of a step."""
+        connection: Any = self._cursor.connection
+        return bool(connection.is_interrupted)
 
     def finish(self) -> None:
         """Mark the undo as complete, so that it is not resumed."""
