@@ -8,7 +8,7 @@ timeout expires, the client gets a 500 and the log contains the reason.
     a connection to one address  CONNECT_TIMEOUT, 2 s    libpq (connection.py)
     acknowledgement of data      CONNECT_TIMEOUT, 2 s    TCP (connection.py)
     a locked device              LOCK_TIMEOUT, 4 s       PostgreSQL (lock_timeout)
-    the start of an update       ANSWER_TIMEOUT          PostgreSQL (server_clock.py)
+    the start of an update       ANSWER_TIMEOUT          PostgreSQL (queries.py)
                                  - STATEMENT_TIMEOUT, 2 s
     a statement                  STATEMENT_TIMEOUT, 6 s  PostgreSQL (statement_timeout)
     any response of PostgreSQL   ANSWER_TIMEOUT, 8 s     core/deadline.py: shuts down

@@ -6,7 +6,7 @@ pooler the statements are sent as text.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg2.errors import InvalidSqlStatementName
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
@@ -29,29 +29,38 @@ class Statement:
         numbers = tuple(f"${number}" for number, _ in enumerate(types, 1))
         self.sql = sql
         self.prepare = f"PREPARE {name} ({', '.join(types)}) AS {sql % numbers}"
-        self.call = f"EXECUTE {name} ({', '.join(['%s'] * len(types))})"
+        self.execute = f"EXECUTE {name} ({', '.join(['%s'] * len(types))})"
 
-    def execute(
-        self, cursor: Cursor, parameters: tuple[Any, ...], guard: str = ""
-    ) -> None:
-        """Execute the statement with ``cursor``, after ``guard`` in the same message.
 
-        The text is formatted first, because ``execute`` would keep the formatted
-        parameters in memory.
-        """
-        connection = cursor.connection
-        # A dry run uses the text: its transaction would not survive the fallback.
-        if (
-            isinstance(connection, ServiceConnection)
-            and connection.is_prepared
-            and connection.get_transaction_status() == TRANSACTION_STATUS_IDLE
-        ):
-            try:
-                cursor.execute(cursor.mogrify(guard + self.call, parameters))
-                return
-            except InvalidSqlStatementName:  # a pooler or DISCARD removed it
-                connection.is_prepared = False
-        cursor.execute(cursor.mogrify(guard + self.sql, parameters))
+class Call(NamedTuple):
+    """A statement and its parameters."""
+
+    statement: Statement
+    parameters: tuple[Any, ...]
+
+
+def execute(cursor: Cursor, *calls: Call) -> None:
+    """Execute statements in one message, and so in one transaction.
+
+    ``cursor`` gets the result of the last one. The text is formatted first, because
+    psycopg2 would keep the formatted parameters in memory.
+    """
+    parameters = [value for call in calls for value in call.parameters]
+    connection = cursor.connection
+    # A dry run uses the text: its transaction would not survive the fallback.
+    if (
+        isinstance(connection, ServiceConnection)
+        and connection.is_prepared
+        and connection.get_transaction_status() == TRANSACTION_STATUS_IDLE
+    ):
+        try:
+            text = "; ".join([call.statement.execute for call in calls])
+            cursor.execute(cursor.mogrify(text, parameters))
+            return
+        except InvalidSqlStatementName:  # a pooler or DISCARD removed it
+            connection.is_prepared = False
+    text = "; ".join([call.statement.sql for call in calls])
+    cursor.execute(cursor.mogrify(text, parameters))
 
 
 class ServiceConnection(Connection):

@@ -1,16 +1,16 @@
 """Step 4: the statements of a request and of /readyz, each above its function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import psycopg2
-from psycopg2.errors import StatementTooComplex
+from psycopg2.errors import InvalidArgumentForLogarithm, StatementTooComplex
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json
 
-from bulk_metadata.core.errors import INVALID_JSON, ApiError
+from bulk_metadata.core.errors import INVALID_API_KEY, INVALID_JSON, ApiError
 from bulk_metadata.core.json_text import JsonText, encode
-from bulk_metadata.db.prepared import Statement
+from bulk_metadata.db.prepared import Call, Statement, execute
 from bulk_metadata.db.server_clock import ServerClock
 
 SELECT_API_KEY = Statement(
@@ -37,9 +37,38 @@ class ApiKey(NamedTuple):
 def select_api_key(cursor: Cursor, key_hash: bytes) -> ApiKey | None:
     """Return the API key with this digest; None if it is unknown, expired or
     revoked."""
-    SELECT_API_KEY.execute(cursor, (key_hash,))
+    execute(cursor, Call(SELECT_API_KEY, (key_hash,)))
     row = cursor.fetchone()
     return ApiKey(row[0], row[1], ServerClock(row[2])) if row else None
+
+
+# Precedes an UPDATE in the same message, and prevents it: with SQLSTATE 22012 after the
+# deadline, and with 2201E (the logarithm of 0) if the API key is not valid any more. It
+# also limits the duration of the UPDATE, because a pooler drops the settings of the
+# connection.
+GUARD_UPDATE = Statement(
+    "guard_update",
+    """
+SELECT 1 / (clock_timestamp() < to_timestamp(%s))::int,
+       ln(count(*)),
+       set_config('statement_timeout', %s, true)
+  FROM api_keys
+ WHERE id = %s
+   AND organization_id = %s
+   AND revoked_at IS NULL
+   AND (expires_at IS NULL OR expires_at > now())
+""",
+    *("float8", "text", "uuid", "uuid"),
+)
+
+
+def guard_update(api_key: ApiKey, start_within: int, statement_timeout: int) -> Call:
+    """Return the guard of an update that must start within ``start_within`` seconds,
+    and take up to ``statement_timeout`` seconds."""
+    deadline = api_key.clock.deadline(start_within)
+    timeout = f"{statement_timeout}s"
+    parameters = (deadline, timeout, api_key.id, api_key.organization_id)
+    return Call(GUARD_UPDATE, parameters)
 
 
 # One statement updates all matching devices, or none. It sorts them in the order of the
@@ -57,7 +86,7 @@ UPDATE_METADATA = Statement(
           request_id = %s,
           key_id = %s
      FROM (SELECT member.key COLLATE "C" AS identifier, member.value AS metadata
-             FROM unnest(%s) AS object (json),
+             FROM unnest(%s::text[]) AS object (json),
                   jsonb_each(object.json::jsonb) AS member
          ORDER BY identifier) AS sent
     WHERE devices.organization_id = %s
@@ -78,15 +107,15 @@ def update_metadata(
     documents: Mapping[str, JsonText],
     request_id: str = "",
     key_id: str | None = None,
-    guard: Callable[[], str] = str,
+    guard: Callable[[], Iterable[Call]] = tuple,
 ) -> dict[str, str]:
     """Replace the metadata of the devices in ``documents``, JSON text by identifier.
 
     Stores ``request_id`` and ``key_id`` as the last writer of each device. ``guard``
-    returns SQL that precedes the statement in the same message and transaction. Returns
-    the IDs of the devices that exist in the organization, by identifier. Raises
-    ApiError 400 if a document exceeds the nesting depth that ``max_stack_depth``
-    allows.
+    returns statements that precede this one in the same transaction. Returns the IDs of
+    the devices that exist in the organization, by identifier. Raises ApiError 400 if a
+    document exceeds the nesting depth that ``max_stack_depth`` allows, and 401 if the
+    guard finds that the API key is not valid any more.
     """
     # PostgreSQL can store no device with another identifier.
     members = [
@@ -94,19 +123,19 @@ def update_metadata(
         for identifier, document in documents.items()
         if identifier and "\0" not in identifier
     ]
-    if not members:
-        return {}
     # psycopg2 encodes each object when it formats the statement, so that memory holds
     # one copy less.
     objects = [
         Json(dict(members[start : start + DEVICES_PER_OBJECT]), dumps=_to_text)
         for start in range(0, len(members), DEVICES_PER_OBJECT)
     ]
-    parameters = (request_id, key_id, objects, organization_id)
+    update = Call(UPDATE_METADATA, (request_id, key_id, objects, organization_id))
     try:
-        UPDATE_METADATA.execute(cursor, parameters, guard())
+        execute(cursor, *guard(), update)
     except StatementTooComplex:
         raise ApiError(400, INVALID_JSON) from None
+    except InvalidArgumentForLogarithm:
+        raise ApiError(401, INVALID_API_KEY) from None
     return dict(cursor.fetchall())
 
 
@@ -126,7 +155,7 @@ def dry_run_update(
     documents: Mapping[str, JsonText],
     request_id: str = "",
     key_id: str | None = None,
-    guard: Callable[[], str] = str,
+    guard: Callable[[], Iterable[Call]] = tuple,
 ) -> dict[str, str]:
     """Run ``update_metadata``, roll it back, and return or raise the same.
 
@@ -152,7 +181,7 @@ def _roll_back(cursor: Cursor) -> None:
 
 
 # The statements that each connection of the service prepares.
-PREPARED = (SELECT_API_KEY, UPDATE_METADATA)
+PREPARED = (SELECT_API_KEY, GUARD_UPDATE, UPDATE_METADATA)
 
 # Fails if a table, a column or a privilege is missing. Reads no row.
 CHECK_SCHEMA = """

@@ -19,7 +19,8 @@ class ServerClock:
 
     def __init__(self, server_time: float) -> None:
         """Set the clock to the Unix time in a result that was just received."""
-        self._offset = server_time - time.monotonic()
+        self._set_at = time.monotonic()
+        self._offset = server_time - self._set_at
 
     @classmethod
     def read(cls, cursor: Cursor) -> "ServerClock":
@@ -27,6 +28,15 @@ class ServerClock:
         cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
         [[server_time]] = cursor.fetchall()
         return cls(server_time)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the clock was set."""
+        return time.monotonic() - self._set_at
+
+    def deadline(self, start_within: int) -> float:
+        """Return the Unix time on the server ``start_within`` seconds from now."""
+        return self._offset + time.monotonic() + start_within
 
     def guard(self, start_within: int, statement_timeout: int) -> str:
         """Return SQL that precedes a statement in the same message.
@@ -36,7 +46,7 @@ class ServerClock:
         ``statement_timeout`` seconds, also if a pooler drops the settings of the
         connection.
         """
-        deadline = self._offset + time.monotonic() + start_within
+        deadline = self.deadline(start_within)
         return (
             f"SET LOCAL statement_timeout = '{statement_timeout}s'; "
             f"SELECT 1 / (clock_timestamp() < to_timestamp({deadline:.6f}))::int; "

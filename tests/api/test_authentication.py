@@ -11,6 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 from app import create_app
 from bulk_metadata.api import routes
 from bulk_metadata.config import Config
+from bulk_metadata.core.api_key import digest
 from tests.conftest import Organization, Post
 from tests.support.service import PATH
 
@@ -68,20 +69,55 @@ def test_revoked_key_is_rejected_immediately(
 
 
 def test_key_revoked_before_end_of_body_is_rejected(
-    client: FlaskClient, acme: Organization, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, acme: Organization
 ) -> None:
     class Body(BytesIO):
         def readinto(self, buffer: Any) -> int:
             acme.cursor.execute("UPDATE api_keys SET revoked_at = now()")
             return super().readinto(buffer)
 
-    monkeypatch.setattr(routes, "MAX_KEY_AGE", 0)
     acme.insert("SN-1")
     body = Body(b'{"devices": {"SN-1": {"late": true}}}')
     headers = {"x-api-key": acme.key}
     response = client.post(PATH, input_stream=body, content_length=37, headers=headers)
     assert (response.status_code, response.json) == (401, UNAUTHORIZED)
     assert acme.metadata() == {"SN-1": {}}
+
+
+@pytest.mark.parametrize(
+    ("body", "query"),
+    [
+        (b"{", ""),
+        (b'{"devices": {}}', ""),
+        (b"x" * 11_000_000, ""),
+        (b'{"devices": {"": {}}}', ""),
+        (b'{"devices": {"SN-1": {}}}', "?dryRun=true"),
+        (b'{"devices": {"SN-1": {}}}', "?dryRun=maybe"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_revoked_key_precedes_other_errors(
+    body: bytes, query: str, post: Post, acme: Organization, cursor: Cursor
+) -> None:
+    assert post({"devices": {"SN-1": {}}}).status_code == 200
+    cursor.execute("UPDATE api_keys SET revoked_at = now()")
+    response = post(body, query=query)
+    assert (response.status_code, response.json) == (401, UNAUTHORIZED)
+
+
+def test_key_is_looked_up_again_after_maximum_age(
+    post: Post, acme: Organization, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lookup() -> Any:
+        """Send a request. Return the result of the last lookup."""
+        assert post({"devices": {"SN-1": {}}}).status_code == 200
+        return app.extensions["api_keys"][digest(acme.key)]
+
+    monkeypatch.setattr(routes, "MAX_KEY_AGE", 3600)
+    first = lookup()
+    assert lookup() is first
+    monkeypatch.setattr(routes, "MAX_KEY_AGE", 0)
+    assert lookup() is not first
 
 
 def test_expired_key_is_rejected_immediately(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from flask import Flask
 from prometheus_client import REGISTRY
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
@@ -20,10 +21,12 @@ from bulk_metadata.telemetry.context import context
 from tests.conftest import DIRECT_ONLY, Organization, Post, connect
 from tests.support.service import PATH
 
+# The application name distinguishes the sessions of these tests from those of the
+# shared service, whose log would contain a retry.
 KILL = """
 SELECT count(pg_terminate_backend(pid))
   FROM pg_stat_activity
- WHERE application_name = 'bulk-metadata'
+ WHERE application_name = 'pool'
    AND datname = current_database()
    AND pid <> pg_backend_pid()
 """
@@ -31,6 +34,17 @@ SELECT count(pg_terminate_backend(pid))
 
 def backend_pid(cursor: Cursor) -> int:
     return cursor.connection.info.backend_pid
+
+
+@pytest.fixture
+def config(config: Config) -> Config:
+    url = make_dsn(config.database_url, application_name="pool")
+    return replace(config, database_url=url)
+
+
+@pytest.fixture
+def app(config: Config) -> Flask:
+    return create_app(config)
 
 
 @pytest.fixture

@@ -9,7 +9,16 @@ from psycopg2.errors import DivisionByZero, QueryCanceled
 from psycopg2.extensions import cursor as Cursor
 
 from bulk_metadata.config import Config
-from bulk_metadata.db.queries import dry_run_update, update_metadata
+from bulk_metadata.core.api_key import digest
+from bulk_metadata.core.errors import ApiError
+from bulk_metadata.db.prepared import Call, Statement, execute
+from bulk_metadata.db.queries import (
+    ApiKey,
+    dry_run_update,
+    guard_update,
+    select_api_key,
+    update_metadata,
+)
 from bulk_metadata.db.server_clock import ServerClock
 from bulk_metadata.db.transaction import (
     CommandConnection,
@@ -26,12 +35,19 @@ def clock(cursor: Cursor) -> ServerClock:
     return ServerClock.read(cursor)
 
 
+@pytest.fixture
+def api_key(cursor: Cursor, acme: Organization) -> ApiKey:
+    api_key = select_api_key(cursor, digest(acme.key))
+    assert api_key is not None
+    return api_key
+
+
 def test_update_before_deadline_is_done(
-    clock: ServerClock, acme: Organization, cursor: Cursor
+    api_key: ApiKey, acme: Organization, cursor: Cursor
 ) -> None:
     acme.insert("SN-1")
-    guard = clock.guard(start_within=60, statement_timeout=60)
-    found = update_metadata(cursor, acme.id, DOCUMENTS, "100 %s", None, lambda: guard)
+    guard = guard_update(api_key, start_within=60, statement_timeout=60)
+    found = update_metadata(cursor, acme.id, DOCUMENTS, "100 %s", None, lambda: [guard])
     assert found == acme.ids()
     assert acme.metadata() == {"SN-1": {"a": 1}}
     cursor.execute("SHOW statement_timeout")
@@ -41,19 +57,46 @@ def test_update_before_deadline_is_done(
 @pytest.mark.parametrize("update", [update_metadata, dry_run_update])
 def test_update_after_deadline_is_rejected(
     update: Callable[..., object],
-    clock: ServerClock,
+    api_key: ApiKey,
     acme: Organization,
     cursor: Cursor,
 ) -> None:
     acme.insert("SN-1")
     before = acme.rows()
-    guard = clock.guard(start_within=0, statement_timeout=60)
+    guard = guard_update(api_key, start_within=0, statement_timeout=60)
     with pytest.raises(DivisionByZero):
-        update(cursor, acme.id, DOCUMENTS, "", None, lambda: guard)
+        update(cursor, acme.id, DOCUMENTS, "", None, lambda: [guard])
     assert acme.rows() == before
 
 
-def test_guard_limits_duration_of_statement(clock: ServerClock, cursor: Cursor) -> None:
+@pytest.mark.parametrize("invalid", ["revoked_at = now()", "expires_at = now()"])
+@pytest.mark.parametrize("update", [update_metadata, dry_run_update])
+def test_update_with_invalid_key_is_rejected(
+    update: Callable[..., object],
+    invalid: str,
+    api_key: ApiKey,
+    acme: Organization,
+    cursor: Cursor,
+) -> None:
+    acme.insert("SN-1")
+    before = acme.rows()
+    guard = guard_update(api_key, start_within=60, statement_timeout=60)
+    cursor.execute(f"UPDATE api_keys SET {invalid}")
+    with pytest.raises(ApiError, match="Invalid or missing API key") as raised:
+        update(cursor, acme.id, DOCUMENTS, "", None, lambda: [guard])
+    assert raised.value.status == 401
+    assert acme.rows() == before
+
+
+def test_guard_of_update_limits_its_duration(api_key: ApiKey, cursor: Cursor) -> None:
+    guard = guard_update(api_key, start_within=60, statement_timeout=1)
+    with pytest.raises(QueryCanceled, match="statement timeout"):
+        execute(cursor, guard, Call(Statement("sleep", "SELECT pg_sleep(60)"), ()))
+
+
+def test_guard_of_commit_limits_its_duration(
+    clock: ServerClock, cursor: Cursor
+) -> None:
     guard = clock.guard(start_within=60, statement_timeout=1)
     with pytest.raises(QueryCanceled, match="statement timeout"):
         cursor.execute(guard + "SELECT pg_sleep(60)")

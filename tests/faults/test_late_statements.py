@@ -45,6 +45,10 @@ TIMEOUTS = {
 ERROR = re.compile(b"C(22012|57P01|25P03)")
 
 
+# Occurs only in the message with the UPDATE.
+METADATA = b'"value"'
+
+
 @dataclass
 class Site:
     """A service whose connections to PostgreSQL pass through a proxy, and a device."""
@@ -73,7 +77,7 @@ class Site:
     ) -> tuple[Future[int], ProxiedConnection]:
         """Send the old request. Return it, and its UPDATE in the network."""
         self.network.held.clear()
-        self.network.hold(b"to_timestamp")
+        self.network.hold(METADATA)
         old = self.executor.submit(self.post, service, "old", query)
         wait_until(lambda: self.network.held, "the UPDATE")
         return old, self.network.held[0]
@@ -177,6 +181,7 @@ def test_update_in_suspended_process_has_no_effect(
 def test_update_in_suspended_pooler_has_no_effect(
     server: Cluster, directory: Path
 ) -> None:
+    server.prepare(devices=1)  # creates the role
     [[secret]] = server.execute(
         "ALTER ROLE bulk_metadata_service PASSWORD 'for-tests-only'",
         "SELECT rolpassword FROM pg_authid WHERE rolname = 'bulk_metadata_service'",
@@ -214,7 +219,7 @@ def test_update_may_exceed_request_timeout(site: Site) -> None:
         client.sendall(request[:-10])
         wait_until(lambda: data_age(client) > 2000, "half of REQUEST_TIMEOUT")
         site.network.held.clear()
-        site.network.hold(b"to_timestamp")
+        site.network.hold(METADATA)
         client.sendall(request[-10:])
         assert client.recv(65536).startswith(b"HTTP/1.1 500 ")
         site.deliver(site.network.held[0])

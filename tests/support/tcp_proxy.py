@@ -25,7 +25,8 @@ class ProxiedConnection:
     @property
     def deadline(self) -> float:
         """Server time after which the held statement must have no effect."""
-        [deadline] = re.findall(rb"to_timestamp\(([\d.]+)\)", self.held)
+        guards = rb"(?:to_timestamp|EXECUTE guard_update )\(([\d.]+)"
+        [deadline] = re.findall(guards, self.held)
         return float(deadline)
 
     def reset_client(self) -> None:
