@@ -122,7 +122,7 @@ class Undo:
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether the operator has pressed Ctrl-C during the commit of a step."""
+        """Whether the operator has pressed Ctrl-C during a commit."""
         connection: Any = self._cursor.connection
         return bool(connection.is_interrupted)
 
