@@ -39,7 +39,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.json = JsonProvider(app)
     app.extensions["config"] = config
     app.extensions["database"] = Database(config)
-    # By digest, to avoid a lookup for each request.
+    # Valid API keys by digest, so that not every request needs a lookup.
     app.extensions["api_keys"] = {}
     app.extensions["readiness"] = health.Readiness(app.extensions["database"])
     app.register_blueprint(blueprint)

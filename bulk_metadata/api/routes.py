@@ -45,9 +45,8 @@ def replace_bulk_metadata() -> ResponseReturnValue:
     try:
         return replace(api_key)
     except ApiError:
-        # If the API key was revoked since an earlier request, a 401 has precedence.
-        if api_key.clock.age > context.seconds:
-            authenticate(key)
+        # If the API key was revoked in the meantime, a 401 has precedence.
+        authenticate(key)
         raise
 
 
@@ -96,12 +95,14 @@ def authenticate(key: str | None, max_age: float = 0) -> ApiKey:
     database: Database = current_app.extensions["database"]
     known: dict[bytes, ApiKey] = current_app.extensions["api_keys"]
 
-    if key is not None and is_well_formed(key):
-        key_hash = digest(key)
-        api_key = known.get(key_hash)
-        if api_key is None or api_key.clock.age > max_age:
-            api_key = database.run(select_api_key, key_hash)
-        if api_key is not None:
-            known[key_hash] = api_key
-            return api_key
-    raise ApiError(401, INVALID_API_KEY)
+    if key is None or not is_well_formed(key):
+        raise ApiError(401, INVALID_API_KEY)
+    key_hash = digest(key)
+    api_key = known.get(key_hash)
+    if api_key is None or api_key.clock.age > max_age:
+        api_key = database.run(select_api_key, key_hash)
+        if api_key is None:
+            known.pop(key_hash, None)
+            raise ApiError(401, INVALID_API_KEY)
+        known[key_hash] = api_key
+    return api_key

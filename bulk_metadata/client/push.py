@@ -86,8 +86,7 @@ def push(
         finally:
             counts = display.statistics.statuses = Counter(journal.counts())
         if file.source.has_changed:
-            reason = f"{CHANGED}, so results may be wrong. Run the command again"
-            summary.failure = summary.failure or reason
+            summary.failure = summary.failure or f"{CHANGED}, so results may be wrong"
         # Otherwise, the result file of an earlier run is kept.
         if not journal.is_empty():
             write_results(journal.results(), settings.results)
@@ -95,8 +94,6 @@ def push(
         # With --no-check, devices that were not sent may not be listed.
         is_needed = stop.is_set() and not journal.is_checked
         is_needed |= bool(counts["not_sent"] or counts["refused"])
-        # A changed file cannot be resumed.
-        is_needed &= not file.source.has_changed
     finally:
         journal.close(delete=not is_needed)
         if not is_needed:
@@ -215,8 +212,7 @@ def _remaining(
     changes."""
     for chunk in chunks:
         if file.source.has_changed:
-            reason = f"{CHANGED}, so the rest was not sent. Run the command again"
-            sender.fail(reason)
+            sender.fail(f"{CHANGED}, so the rest was not sent")
             return
         if chunk.problems:
             sender.skip(chunk.problems)

@@ -70,8 +70,8 @@ def import_devices_command(
     "--identifiers",
     "identifiers_file",
     type=FILE,
-    help="Device file. Export only the devices in this file. With an unknown "
-    "extension, it is CSV: for example identifiers below the header: identifier.",
+    help="Device file. Export only the devices in this file. Other extensions and "
+    "standard input are read as CSV with the header 'identifier'.",
 )
 def export_devices_command(
     organization: str, file: str, identifiers_file: str | None

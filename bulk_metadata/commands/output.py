@@ -6,6 +6,8 @@ from typing import Any, NoReturn, TextIO, cast
 
 import click
 
+from bulk_metadata.db.transaction import raise_interrupt
+
 
 class Command(click.Command):
     """A command whose output causes no traceback: characters that the terminal cannot
@@ -61,6 +63,7 @@ def progress_bar(values: Any = None, *, hidden: bool = False, **options: Any) ->
 def confirm(question: str, *, err: bool = False) -> None:
     """Ask for confirmation. Raises click.Abort unless the answer is yes, and
     click.ClickException if a standard stream is closed."""
+    raise_interrupt()
     if None in (sys.stdin, sys.stdout, sys.stderr):
         raise click.ClickException(
             "Cannot ask for confirmation because a standard stream is closed. Use "

@@ -112,8 +112,6 @@ def run(undo: Undo, result: Result) -> Result:
         label="Checking" if result.dry_run else "Restoring",
     ) as positions:
         for position in positions:
-            if undo.is_interrupted:
-                raise KeyboardInterrupt
             step = undo.step(position, dry_run=result.dry_run)
             result.restored += step.restored
             result.skipped += step.skipped

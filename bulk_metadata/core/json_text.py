@@ -24,12 +24,6 @@ ANY_VALUE = Decoder(JsonText)
 # Return the JSON text of a value as bytes.
 encode = msgspec.json.encode
 
-
-def compact(text: bytes) -> bytes:
-    """Return JSON text without spaces between its values."""
-    return msgspec.json.format(text, indent=-1)
-
-
 # Bytes of text that are decoded at a time. They fit into the processor cache.
 UTF8_CHUNK = 65_536
 

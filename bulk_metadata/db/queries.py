@@ -43,7 +43,7 @@ def select_api_key(cursor: Cursor, key_hash: bytes) -> ApiKey | None:
 
 
 # Precedes an UPDATE in the same message, and prevents it: with SQLSTATE 22012 after the
-# deadline, and with 2201E (the logarithm of 0) if the API key is not valid any more. It
+# deadline, and with 2201E (the logarithm of 0) if the API key is no longer valid. It
 # also limits the duration of the UPDATE, because a pooler drops the settings of the
 # connection.
 GUARD_UPDATE = Statement(
@@ -115,7 +115,7 @@ def update_metadata(
     returns statements that precede this one in the same transaction. Returns the IDs of
     the devices that exist in the organization, by identifier. Raises ApiError 400 if a
     document exceeds the nesting depth that ``max_stack_depth`` allows, and 401 if the
-    guard finds that the API key is not valid any more.
+    guard finds that the API key is no longer valid.
     """
     # PostgreSQL can store no device with another identifier.
     members = [

@@ -11,7 +11,8 @@ from psycopg2.extensions import cursor as Cursor
 
 
 class ServerClock:
-    """An estimate of the time of the PostgreSQL server, which is never ahead of it.
+    """An estimate of the time of the PostgreSQL server, which is never ahead of it,
+    unless the clock of the server is set back.
 
     It adds the monotonic time since a result was received to the server time in this
     result. An error makes a deadline earlier, which is safe.

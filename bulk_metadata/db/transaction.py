@@ -56,25 +56,27 @@ class CommandConnection(Connection):
 
     clock: ServerClock
 
-    #: Whether the operator has pressed Ctrl-C during a COMMIT.
-    is_interrupted = False
-
     def commit(self) -> None:
-        """Commit the transaction. Raises DivisionByZero if this is too late."""
+        """Commit the transaction. Raises DivisionByZero if this is too late.
+
+        Ctrl-C cannot stop a COMMIT. It takes effect when ``raise_interrupt`` is called,
+        so that the command can report what has changed.
+        """
         guard = self.clock.guard(COMMIT_WITHIN, COMMIT_TIMEOUT)
-        # Ctrl-C cannot stop a COMMIT. As an exception after it, it would prevent the
-        # command from reporting what took effect.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with self.cursor() as cursor:
                 # psycopg2 still expects a transaction. It commits the empty one.
                 cursor.execute(f"{guard}COMMIT; BEGIN")
             super().commit()
-            if signal.SIGINT in signal.sigpending():
-                signal.sigwait({signal.SIGINT})
-                self.is_interrupted = True
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if signal.SIGINT not in signal.sigpending():
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def raise_interrupt() -> None:
+    """Raise KeyboardInterrupt if the operator has pressed Ctrl-C during a COMMIT."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextmanager
@@ -84,6 +86,7 @@ def transaction(config: Config, *, index_plans: bool = False) -> Iterator[Cursor
     ``index_plans`` pins the query plans like the plan of the service, and limits waits
     for a lock. Raises OperatorError for each PostgreSQL error.
     """
+    raise_interrupt()
     try:
         connection = connect(
             CommandConnection,

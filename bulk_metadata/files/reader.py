@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import NamedTuple, TextIO
 
-from bulk_metadata.core.json_text import compact, encode
+from bulk_metadata.core.json_text import encode
 from bulk_metadata.core.jsonb import may_violate, violation
 from bulk_metadata.core.limits import MAX_IDENTIFIER_BYTES
 from bulk_metadata.files import Options, advice
@@ -121,9 +121,6 @@ def _validated(
     for device in devices:
         if not device.document and options.allow_empty:
             device = device._replace(document=b"{}")
-        elif options.max_bytes and _request_size(device) > options.max_bytes:
-            # Metadata that PostgreSQL has exported contains spaces.
-            device = device._replace(document=compact(device.document))
         try:
             _validate(device, options.max_bytes)
             valid.append(device)
@@ -164,12 +161,7 @@ def _validate(device: Device, max_bytes: int | None) -> None:
         raise DeviceError("metadata must be a JSON object", advice.OBJECT)
     if limit := violation(document):
         raise DeviceError(f"metadata: {limit}", advice.STORABLE)
-    size = _request_size(device)
+    size = REQUEST_BYTES + len(encode(identifier)) + len(document)
     if max_bytes and size > max_bytes:
         reason = f"the device needs a request of {size:,} bytes (limit: {max_bytes:,})"
         raise DeviceError(reason, advice.SIZE)
-
-
-def _request_size(device: Device) -> int:
-    """Return the size of a request for one device in bytes."""
-    return REQUEST_BYTES + len(encode(device.identifier)) + len(device.document)

@@ -68,8 +68,11 @@ def test_revoked_key_is_rejected_immediately(
     assert post({"devices": {"SN-1": {}}}).json == UNAUTHORIZED
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"devices": {"SN-1": {"late": true}}}', b'{"devices": {"SN-1": []}}']
+)
 def test_key_revoked_before_end_of_body_is_rejected(
-    client: FlaskClient, acme: Organization
+    client: FlaskClient, acme: Organization, body: bytes
 ) -> None:
     class Body(BytesIO):
         def readinto(self, buffer: Any) -> int:
@@ -77,9 +80,10 @@ def test_key_revoked_before_end_of_body_is_rejected(
             return super().readinto(buffer)
 
     acme.insert("SN-1")
-    body = Body(b'{"devices": {"SN-1": {"late": true}}}')
     headers = {"x-api-key": acme.key}
-    response = client.post(PATH, input_stream=body, content_length=37, headers=headers)
+    response = client.post(
+        PATH, input_stream=Body(body), content_length=len(body), headers=headers
+    )
     assert (response.status_code, response.json) == (401, UNAUTHORIZED)
     assert acme.metadata() == {"SN-1": {}}
 

@@ -1,7 +1,10 @@
 """Guards: a statement that starts after its deadline has no effect."""
 
+import signal
+import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 from msgspec import Raw
@@ -107,6 +110,28 @@ def test_clock_is_never_ahead_of_server(clock: ServerClock, cursor: Cursor) -> N
     server_time = clock._offset + time.monotonic()
     cursor.execute("SELECT clock_timestamp() >= to_timestamp(%s)", (server_time,))
     assert cursor.fetchall() == [(True,)]
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_ctrl_c_during_commit_stops_next_transaction(
+    owner_url: str, stops: bool
+) -> None:
+    """A process that ignores SIGINT continues."""
+    config = Config(owner_url)
+    handler = signal.default_int_handler if stops else signal.SIG_IGN
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        with transaction(config):
+            # The signal arrives while it is blocked, as during a COMMIT.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        with (
+            pytest.raises(KeyboardInterrupt) if stops else nullcontext(),
+            transaction(config),
+        ):
+            pass
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_late_commit_of_command_is_rolled_back(

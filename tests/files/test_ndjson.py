@@ -118,7 +118,7 @@ def test_missing_metadata_needs_confirmation() -> None:
 
 @pytest.mark.parametrize("identifier", ["SN-1", "é" * 512, "a" + "\1" * 255])
 def test_device_larger_than_request_is_rejected(identifier: str) -> None:
-    metadata = '{"a":"%s"}' % ("x" * 3000)
+    metadata = '{"a": "%s"}' % ("x" * 3000)
     body = f'{{"devices":{{{json.dumps(identifier, ensure_ascii=False)}:{metadata}}}}}'
     size = len(body.encode())
     assert problems(line(identifier, metadata), "ndjson", max_bytes=size) == []
@@ -126,17 +126,6 @@ def test_device_larger_than_request_is_rejected(identifier: str) -> None:
     assert problems(line(identifier, metadata), "ndjson", max_bytes=size - 1) == [
         (1, identifier, reason)
     ]
-
-
-def test_large_device_is_compacted() -> None:
-    content = line("SN-1", '{"a": [1.10, 2], "b": "x, y: z"}')
-    metadata = '{"a":[1.10,2],"b":"x, y: z"}'
-    size = len('{"devices":{"SN-1":}}') + len(metadata)
-    assert texts(content, "ndjson", max_bytes=size) == {"SN-1": metadata}
-    [(_, _, reason)] = problems(content, "ndjson", max_bytes=size - 1)
-    assert reason == (f"the device needs a request of {size} bytes (limit: {size - 1})")
-    nested = "[" * 900 + "]" * 900
-    assert problems(line("SN-1", f'{{"a": {nested}}}'), "ndjson", max_bytes=1)
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -117,8 +117,8 @@ LOCK_DEVICES = f"{SELECT_DEVICES} FOR NO KEY UPDATE"
 # OFFSET 0 keeps the order of the joins. Without statistics, the planner chooses a
 # slower one.
 SELECT_CHANGES = f"""
-SELECT device.id::text, request_id, key_id::text,
-       version.change_id, restores, request_id, {IS_TARGET}
+SELECT device.id::text, key_id::text, version.change_id, restores, request_id,
+       {IS_TARGET}
   FROM unnest(%(device_ids)s::uuid[]) WITH ORDINALITY AS device (id, position)
  CROSS JOIN LATERAL (
        SELECT change_id, restores
@@ -161,12 +161,11 @@ def select_changes(
     cursor.execute(LOCK_DEVICES if lock else SELECT_DEVICES, values)
     devices = {device_id: device for device_id, *device in cursor.fetchall()}
     cursor.execute(SELECT_CHANGES, values)
-    for device_id, rows in groupby(cursor.fetchall(), itemgetter(0)):
-        writers, changes = [], []
-        for _, request_id, key_id, *change in rows:
-            writers.append([request_id, key_id])
-            changes.append(Change(*change))
+    for device_id, group in groupby(cursor.fetchall(), itemgetter(0)):
+        rows = [*group]
+        changes = [Change(*change) for _, _, *change in rows]
         identifier, *writer = devices.get(device_id, [None])
-        if writer and writer != writers[-1]:
-            changes.append(Change(changes[-1].id + 1, None, None, is_target=False))
+        last = changes[-1]
+        if writer and writer != [last.request_id, rows[-1][1]]:
+            changes.append(Change(last.id + 1, None, None, is_target=False))
         yield device_id, identifier, changes

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable
 from psycopg2.extensions import cursor as Cursor
@@ -17,7 +17,11 @@ from bulk_metadata.db.history.target import (
     select_changes,
     select_first_change,
 )
-from bulk_metadata.db.transaction import SET_INDEX_PLANS, OperatorError
+from bulk_metadata.db.transaction import (
+    SET_INDEX_PLANS,
+    OperatorError,
+    raise_interrupt,
+)
 
 # Devices in a step, which is one transaction: the maximum of a request.
 STEP = 1000
@@ -106,6 +110,7 @@ class Undo:
     def step(self, position: int, *, dry_run: bool = False) -> Step:
         """Restore the devices from this position on, in one transaction. With
         ``dry_run``, only count them. Raises OperatorError if a device stays locked."""
+        raise_interrupt()
         for _ in range(LOCK_ATTEMPTS):
             try:
                 step = self._plan(position, dry_run=dry_run)
@@ -119,12 +124,6 @@ class Undo:
             "Another session holds locks on devices. Repeat the command when the locks "
             "are released."
         )
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether the operator has pressed Ctrl-C during a commit."""
-        connection: Any = self._cursor.connection
-        return bool(connection.is_interrupted)
 
     def finish(self) -> None:
         """Mark the undo as complete, so that it is not resumed."""
