@@ -13,15 +13,17 @@ from bulk_metadata.core.json_text import JsonText, encode
 from bulk_metadata.db.prepared import Call, Statement, execute
 from bulk_metadata.db.server_clock import ServerClock
 
+# A condition on api_keys. S608 below: it is a constant.
+IS_VALID = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
+
 SELECT_API_KEY = Statement(
     "select_api_key",
-    """
+    f"""
 SELECT organization_id, id, extract(epoch FROM clock_timestamp())::float8
   FROM api_keys
  WHERE key_hash = %s
-   AND revoked_at IS NULL
-   AND (expires_at IS NULL OR expires_at > now())
-""",
+   AND {IS_VALID}
+""",  # noqa: S608
     "bytea",
 )
 
@@ -48,16 +50,15 @@ def select_api_key(cursor: Cursor, key_hash: bytes) -> ApiKey | None:
 # connection.
 GUARD_UPDATE = Statement(
     "guard_update",
-    """
+    f"""
 SELECT 1 / (clock_timestamp() < to_timestamp(%s))::int,
        ln(count(*)),
        set_config('statement_timeout', %s, true)
   FROM api_keys
  WHERE id = %s
    AND organization_id = %s
-   AND revoked_at IS NULL
-   AND (expires_at IS NULL OR expires_at > now())
-""",
+   AND {IS_VALID}
+""",  # noqa: S608
     *("float8", "text", "uuid", "uuid"),
 )
 

@@ -26,11 +26,14 @@ Metadata = Mapping[str, Mapping[str, Any]]
 
 @dataclass
 class Done:
-    """The outcome of a run."""
+    """The outcome of a run, which must not end with a traceback."""
 
     code: int
     out: str
     err: str
+
+    def __post_init__(self) -> None:
+        assert "Traceback" not in self.err, self.err
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -133,7 +136,6 @@ class Running:
             out, err = self.process.communicate(timeout=120)
         finally:
             self.process.kill()
-        assert "Traceback" not in err, err
         return Done(self.process.returncode, out, err)
 
 
@@ -151,9 +153,7 @@ def _run_forked(
         process.kill()
         process.join()
         assert process.exitcode is not None
-        done = Done(process.exitcode, out.read_text(), err.read_text())
-    assert "Traceback" not in done.err, done.err
-    return done
+        return Done(process.exitcode, out.read_text(), err.read_text())
 
 
 def ndjson(devices: Iterable[tuple[str, Any]]) -> str:
