@@ -1,5 +1,6 @@
 """Fixtures of all tests: a real PostgreSQL, a database and two organizations."""
 
+import io
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from xdist.scheduler import LoadScopeScheduling
 from app import create_app
 from bulk_metadata.config import Config
 from bulk_metadata.db.accounts import create_key, create_organization
+from bulk_metadata.telemetry import access_log
 from tests.support.postgres import DATABASE as DATABASE
 from tests.support.postgres import LOGIN as LOGIN
 from tests.support.postgres import PROCESS, TestDatabases, postgres
@@ -287,6 +289,15 @@ def acme(cursor: Cursor) -> Organization:
 @pytest.fixture
 def globex(cursor: Cursor) -> Organization:
     return Organization(cursor, "Globex")
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """The access log of requests that are handled in this process."""
+    stream = io.StringIO()
+    access_log.set_up(stream)
+    yield stream
+    access_log.set_up(None)
 
 
 Post = Callable[..., TestResponse]

@@ -5,13 +5,16 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TextIO
 
 from bulk_metadata.core.json_text import Struct, encode
 from bulk_metadata.core.text import printable
 from bulk_metadata.telemetry.context import RequestContext
 
 logger = logging.getLogger(__name__)
+
+_stream: TextIO | None = None
+_is_terminal = False
 
 
 class Entry(Struct, rename="camel", kw_only=True, omit_defaults=True):
@@ -40,25 +43,39 @@ class Entry(Struct, rename="camel", kw_only=True, omit_defaults=True):
 
 
 def set_up(stream: TextIO | None = sys.stdout) -> None:
-    """Write the access log to ``stream``, as text if it is a terminal."""
-    handler: logging.Handler = logging.NullHandler()
-    if stream is not None:  # Python sets it to None if standard output is closed.
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    # The handlers of the root logger write other messages.
-    logger.propagate = False
+    """Write the access log to ``stream``, as text if it is a terminal.
+
+    Python sets the standard output to None if it is closed.
+    """
+    global _stream, _is_terminal
+    _stream = stream
+    _is_terminal = stream is not None and stream.isatty()
 
 
 def write(context: RequestContext, status: int) -> None:
-    """Log the request, which gets a response with ``status``."""
-    level = logging.ERROR if context.exception else logging.INFO
-    if not logger.isEnabledFor(level):
+    """Log the request, which gets a response with ``status``.
+
+    An error does not change the response: the update may be committed.
+    """
+    if _stream is None:
         return
+    try:
+        entry = create_entry(context, status)
+        text = to_text(entry) if _is_terminal else encode(entry).decode()
+        # logging.StreamHandler would take nine times as long.
+        _stream.write(text + "\n")
+        _stream.flush()
+    except Exception as error:
+        logger.warning(
+            "Cannot write the access log: %s", error, exc_info=context.exception
+        )
+
+
+def create_entry(context: RequestContext, status: int) -> Entry:
+    """Return the entry of the request."""
     entry = Entry(
         time=datetime.now(UTC),
-        level=logging.getLevelName(level).lower(),
+        level="error" if context.exception else "info",
         request_id=context.request_id,
         method=context.method,
         path=context.path,
@@ -76,35 +93,24 @@ def write(context: RequestContext, status: int) -> None:
     )
     if context.exception:
         entry.exception = "".join(traceback.format_exception(context.exception))
-    logger.log(level, entry)
+    return entry
 
 
-class JsonFormatter(logging.Formatter):
-    """A formatter that writes an entry as a line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the JSON text of the entry."""
-        return encode(record.msg).decode()
-
-
-class TextFormatter(logging.Formatter):
-    """A formatter that writes an entry as a short line for a terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line, followed by the traceback of a failure."""
-        entry: Any = record.msg
-        parts = [
-            f"{entry.time.astimezone():%H:%M:%S}",
-            entry.method,
-            printable(entry.path),
-            str(entry.status),
-        ]
-        if entry.devices is not None:
-            parts.append(f"{entry.devices} devices")
-        if entry.updated is not None:
-            outcome = "would be updated" if entry.dry_run else "updated"
-            parts.append(f"{entry.updated} {outcome}")
-        parts.append(f"{entry.total_ms:.1f} ms")
-        if entry.exception:
-            parts.append(f"\n{entry.exception.rstrip()}")
-        return " ".join(parts)
+def to_text(entry: Entry) -> str:
+    """Return the entry as a short line for a terminal, followed by the traceback of a
+    failure."""
+    parts = [
+        f"{entry.time.astimezone():%H:%M:%S}",
+        entry.method,
+        printable(entry.path),
+        str(entry.status),
+    ]
+    if entry.devices is not None:
+        parts.append(f"{entry.devices} devices")
+    if entry.updated is not None:
+        outcome = "would be updated" if entry.dry_run else "updated"
+        parts.append(f"{entry.updated} {outcome}")
+    parts.append(f"{entry.total_ms:.1f} ms")
+    if entry.exception:
+        parts.append(f"\n{entry.exception.rstrip()}")
+    return " ".join(parts)

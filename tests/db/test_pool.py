@@ -1,6 +1,6 @@
 """The connection pool: reconnecting, retries and timeouts."""
 
-import logging
+import io
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -230,18 +230,14 @@ FAILURE = (500, {"error": "Internal server error"})
 
 
 def test_locked_row_times_out_without_residue(
-    config: Config,
-    acme: Organization,
-    other: Connection,
-    caplog: pytest.LogCaptureFixture,
+    config: Config, acme: Organization, other: Connection, log: io.StringIO
 ) -> None:
     acme.insert("SN-1")
     before = acme.rows()
     with other.cursor() as locker:
         locker.execute("SELECT FROM devices FOR UPDATE")
-        with caplog.at_level(logging.ERROR):
-            assert send(replace(config, lock_timeout=1), acme) == FAILURE
-    assert "55P03: canceling statement due to lock timeout" in caplog.text
+        assert send(replace(config, lock_timeout=1), acme) == FAILURE
+    assert "55P03: canceling statement due to lock timeout" in log.getvalue()
     assert acme.rows() == before
     other.rollback()
     assert send(config, acme)[0] == 200
@@ -259,12 +255,11 @@ def test_exhausted_pool_times_out(config: Config) -> None:
 
 
 def test_request_fails_if_database_is_down(
-    config: Config, acme: Organization, caplog: pytest.LogCaptureFixture
+    config: Config, acme: Organization, log: io.StringIO
 ) -> None:
-    with caplog.at_level(logging.ERROR):
-        down = replace(config, database_url="postgresql://127.0.0.1:1/down")
-        assert send(down, acme) == FAILURE
-    assert "Connection refused" in caplog.text
+    down = replace(config, database_url="postgresql://127.0.0.1:1/down")
+    assert send(down, acme) == FAILURE
+    assert "Connection refused" in log.getvalue()
 
 
 @DIRECT_ONLY

@@ -1,9 +1,9 @@
 """The access log, and the request ID that connects a response to its entry."""
 
 import io
-import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -134,13 +134,10 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
     """A terminal that receives the access log."""
-    logger = logging.getLogger("bulk_metadata.telemetry.access_log")
     terminal = Terminal()
     access_log.set_up(terminal)
     yield terminal
-    logger.handlers.clear()
-    logger.setLevel(logging.NOTSET)
-    logger.propagate = True
+    access_log.set_up(None)
 
 
 def test_terminal_log_is_text(
@@ -168,3 +165,42 @@ def test_terminal_log_is_text(
         "Traceback (most recent call last):",
     ]
     assert "Connection refused" in shown[-1]
+
+
+@pytest.mark.parametrize(
+    ("path", "encoding", "reason"),
+    [
+        ("/dev/full", "utf-8", "No space left on device"),
+        ("/dev/null", "ascii", "'ascii' codec can't encode character"),
+    ],
+)
+def test_response_is_sent_if_log_cannot_be_written(
+    path: str,
+    encoding: str,
+    reason: str,
+    client: FlaskClient,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with open(path, "w", encoding=encoding) as stream, suppress(OSError):
+        access_log.set_up(stream)
+        response = client.get("/%C3%A9")
+        access_log.set_up(None)
+        stream.close()  # tries to write again
+    assert (response.status_code, response.json) == (404, {"error": "Not Found"})
+    assert "Cannot write the access log: " in caplog.text
+    assert reason in caplog.text
+
+
+def test_failure_is_reported_if_log_is_closed(
+    config: Config,
+    acme: Organization,
+    log: io.StringIO,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log.close()
+    down = replace(config, database_url="postgresql://127.0.0.1:1/down")
+    client = create_app(down).test_client()
+    response = client.post(PATH, headers={"x-api-key": acme.key})
+    assert response.json == {"error": "Internal server error"}
+    assert "Cannot write the access log: I/O operation on closed file" in caplog.text
+    assert "Connection refused" in caplog.text
