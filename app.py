@@ -9,22 +9,30 @@ from werkzeug.routing import MapAdapter
 from bulk_metadata import commands
 from bulk_metadata.api import docs
 from bulk_metadata.api.response import JsonProvider, register_error_handlers
-from bulk_metadata.api.routes import blueprint
+from bulk_metadata.api.routes import Endpoint
 from bulk_metadata.config import Config
+from bulk_metadata.core.limits import ENDPOINT
 from bulk_metadata.db.pool import Database
 from bulk_metadata.server import health
-from bulk_metadata.telemetry.instrumentation import instrument
+from bulk_metadata.telemetry.instrumentation import InstrumentedFlask
 
 
-class Application(Flask):
-    """A Flask application that responds to a path like //api with 404. Werkzeug would
-    remove the first slash."""
+class Application(InstrumentedFlask):
+    """A Flask application that finds a route by path and method only.
+
+    The host of a request has no effect, and a path like //api gets a 404. Werkzeug
+    would remove the first slash.
+    """
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Return the adapter that finds the route. Raises NotFound."""
-        if request is not None and request.environ["PATH_INFO"].startswith("//"):
+        if request is None:
+            return None
+        if request.environ["PATH_INFO"].startswith("//"):
             raise NotFound
-        return super().create_url_adapter(request)
+        return self.url_map.bind(
+            "", path_info=request.path, default_method=request.method
+        )
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -38,14 +46,17 @@ def create_app(config: Config | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.json = JsonProvider(app)
     app.extensions["config"] = config
-    app.extensions["database"] = Database(config)
-    # Valid API keys by digest, so that not every request needs a lookup.
-    app.extensions["api_keys"] = {}
-    app.extensions["readiness"] = health.Readiness(app.extensions["database"])
-    app.register_blueprint(blueprint)
+    database = Database(config)
+    app.extensions["database"] = database
+    app.extensions["readiness"] = health.Readiness(database)
+    app.add_url_rule(
+        ENDPOINT,
+        view_func=Endpoint(config, database).replace_metadata,
+        methods=["POST"],
+        provide_automatic_options=False,
+    )
     app.register_blueprint(health.blueprint)
     app.register_blueprint(docs.blueprint)
     app.register_blueprint(commands.blueprint)
-    instrument(app)
     register_error_handlers(app)
     return app

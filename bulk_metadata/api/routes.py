@@ -1,8 +1,9 @@
 """The endpoint: one request, from the API key to the response."""
 
 from functools import partial
+from socket import socket
 
-from flask import Blueprint, current_app, request
+from flask import request
 from flask.typing import ResponseReturnValue
 
 from bulk_metadata.api.request import (
@@ -16,7 +17,6 @@ from bulk_metadata.api.validation import validate
 from bulk_metadata.config import Config
 from bulk_metadata.core.api_key import digest, is_well_formed
 from bulk_metadata.core.errors import INVALID_API_KEY, ApiError
-from bulk_metadata.core.limits import ENDPOINT
 from bulk_metadata.db.pool import Database
 from bulk_metadata.db.prepared import Call
 from bulk_metadata.db.queries import (
@@ -28,81 +28,79 @@ from bulk_metadata.db.queries import (
 )
 from bulk_metadata.telemetry.context import context
 
-blueprint = Blueprint("bulk_metadata", __name__)
-
 # Seconds after which a valid API key is looked up again. Until then, only the message
 # with the update checks the key, which saves a round trip.
 MAX_KEY_AGE = 1
 
 
-@blueprint.post(ENDPOINT, provide_automatic_options=False)
-def replace_bulk_metadata() -> ResponseReturnValue:
-    """Replace the metadata of the devices in the body by one statement. A dry run is
-    rolled back."""
-    key = request.headers.get("x-api-key")
-    api_key = authenticate(key, max_age=MAX_KEY_AGE)
-    context.organization_id, context.key_id = api_key.organization_id, api_key.id
-    try:
-        return replace(api_key)
-    except ApiError:
-        # If the API key was revoked in the meantime, a 401 has precedence.
-        authenticate(key)
-        raise
+class Endpoint:
+    """The endpoint, with the state that its requests share."""
 
+    def __init__(self, config: Config, database: Database) -> None:
+        self._config = config
+        self._database = database
+        # Valid API keys by digest, so that not every request needs a lookup.
+        self._api_keys: dict[bytes, ApiKey] = {}
 
-def replace(api_key: ApiKey) -> ResponseReturnValue:
-    """Respond to a request with this API key. Raises ApiError."""
-    database: Database = current_app.extensions["database"]
-    config: Config = current_app.extensions["config"]
+    def replace_metadata(self) -> ResponseReturnValue:
+        """Replace the metadata of the devices in the body by one statement. A dry run
+        is rolled back."""
+        key = request.headers.get("x-api-key", "")
+        api_key = self._authenticate(key, max_age=MAX_KEY_AGE)
+        context.organization_id, context.key_id = api_key.organization_id, api_key.id
+        try:
+            return self._replace(api_key)
+        except ApiError:
+            # If the API key was revoked in the meantime, a 401 has precedence.
+            self._authenticate(key)
+            raise
 
-    context.is_dry_run = is_dry_run(request.query_string)
-    body = read_body(request.stream, request.content_length, config.max_body_bytes)
-    context.body_bytes = len(body)
-    documents = validate(parse_body(body))
-    context.devices = len(documents)
-    update = dry_run_update if context.is_dry_run else update_metadata
-    device_ids = database.run(
-        update,
-        api_key.organization_id,
-        documents,
-        context.request_id,
-        api_key.id,
-        partial(guard, api_key),
-    )
-    context.updated = len(device_ids)
-    return build_response(documents, device_ids, is_dry_run=context.is_dry_run)
+    def _replace(self, api_key: ApiKey) -> ResponseReturnValue:
+        """Respond to a request with this API key. Raises ApiError."""
+        context.is_dry_run = is_dry_run(request.query_string)
+        body = read_body(
+            request.stream, request.content_length, self._config.max_body_bytes
+        )
+        context.body_bytes = len(body)
+        documents = validate(parse_body(body))
+        context.devices = len(documents)
+        device_ids = self._database.run(
+            dry_run_update if context.is_dry_run else update_metadata,
+            api_key.organization_id,
+            documents,
+            context.request_id,
+            api_key.id,
+            partial(self._guard, api_key, request.environ.get("gunicorn.socket")),
+        )
+        context.updated = len(device_ids)
+        return build_response(documents, device_ids, is_dry_run=context.is_dry_run)
 
+    def _guard(self, api_key: ApiKey, client: socket | None) -> list[Call]:
+        """Return the statement that prevents a late update, and an update with a
+        revoked API key. It is called before each attempt.
 
-def guard(api_key: ApiKey) -> list[Call]:
-    """Return the statement that prevents a late update, and an update with a revoked
-    API key. It is called before each attempt.
+        An attempt must start early enough to end before ANSWER_TIMEOUT, when the client
+        gets its 500. Raises ClientDisconnectedError.
+        """
+        require_connected(client)
+        timeout = self._config.statement_timeout
+        start_within = self._config.answer_timeout - timeout
+        return [guard_update(api_key, start_within, timeout)]
 
-    An attempt must start early enough to end before ANSWER_TIMEOUT, when the client
-    gets its 500. Raises ClientDisconnectedError.
-    """
-    config: Config = current_app.extensions["config"]
-    require_connected(request.environ.get("gunicorn.socket"))
-    start_within = config.answer_timeout - config.statement_timeout
-    return [guard_update(api_key, start_within, config.statement_timeout)]
+    def _authenticate(self, key: str, max_age: float = 0) -> ApiKey:
+        """Return the organization and ID of an API key that was valid ``max_age``
+        seconds ago or later.
 
-
-def authenticate(key: str | None, max_age: float = 0) -> ApiKey:
-    """Return the organization and ID of an API key that was valid ``max_age`` seconds
-    ago or later.
-
-    Raises ApiError 401, with the same message for every reason.
-    """
-    database: Database = current_app.extensions["database"]
-    known: dict[bytes, ApiKey] = current_app.extensions["api_keys"]
-
-    if key is None or not is_well_formed(key):
-        raise ApiError(401, INVALID_API_KEY)
-    key_hash = digest(key)
-    api_key = known.get(key_hash)
-    if api_key is None or api_key.clock.age > max_age:
-        api_key = database.run(select_api_key, key_hash)
-        if api_key is None:
-            known.pop(key_hash, None)
+        Raises ApiError 401, with the same message for every reason.
+        """
+        key_hash = digest(key)
+        api_key = self._api_keys.get(key_hash)
+        if api_key is None and not is_well_formed(key):
             raise ApiError(401, INVALID_API_KEY)
-        known[key_hash] = api_key
-    return api_key
+        if api_key is None or api_key.clock.age > max_age:
+            api_key = self._database.run(select_api_key, key_hash)
+            if api_key is None:
+                self._api_keys.pop(key_hash, None)
+                raise ApiError(401, INVALID_API_KEY)
+            self._api_keys[key_hash] = api_key
+        return api_key

@@ -15,7 +15,7 @@ from bulk_metadata.api.response import JsonProvider, register_error_handlers
 from bulk_metadata.config import Config, address
 from bulk_metadata.server import health
 from bulk_metadata.telemetry import metrics
-from bulk_metadata.telemetry.instrumentation import instrument
+from bulk_metadata.telemetry.instrumentation import InstrumentedFlask
 
 
 class Handler(WSGIRequestHandler):
@@ -64,13 +64,13 @@ class MetricsPort:
 
 def create_metrics_app(app: Flask) -> Flask:
     """Return the application of the port, which checks the readiness of ``app``."""
-    metrics_app = Flask(__name__, static_folder=None)
+    metrics_app = InstrumentedFlask(__name__, static_folder=None)
+    metrics_app.is_api = False
     metrics_app.json = JsonProvider(metrics_app)
     metrics_app.extensions["readiness"] = app.extensions["readiness"]
     metrics_app.register_blueprint(health.blueprint)
     metrics_app.add_url_rule("/metrics", view_func=show_metrics)
     register_error_handlers(metrics_app)
-    instrument(metrics_app, is_api=False)
     return metrics_app
 
 

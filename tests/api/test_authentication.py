@@ -110,18 +110,29 @@ def test_revoked_key_precedes_other_errors(
 
 
 def test_key_is_looked_up_again_after_maximum_age(
-    post: Post, acme: Organization, app: Flask, monkeypatch: pytest.MonkeyPatch
+    post: Post,
+    acme: Organization,
+    globex: Organization,
+    cursor: Cursor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def lookup() -> Any:
-        """Send a request. Return the result of the last lookup."""
-        assert post({"devices": {"SN-1": {}}}).status_code == 200
-        return app.extensions["api_keys"][digest(acme.key)]
+    def status() -> int:
+        return post({"devices": {"SN-1": {}}}).status_code
+
+    def move_key(organization: Organization) -> None:
+        cursor.execute(
+            "UPDATE api_keys SET organization_id = %s WHERE key_hash = %s",
+            (organization.id, digest(acme.key)),
+        )
 
     monkeypatch.setattr(routes, "MAX_KEY_AGE", 3600)
-    first = lookup()
-    assert lookup() is first
+    assert status() == 200
+    move_key(globex)
+    # The update is rejected, because the organization is that of the last lookup.
+    assert [status(), status()] == [401, 200]
     monkeypatch.setattr(routes, "MAX_KEY_AGE", 0)
-    assert lookup() is not first
+    move_key(acme)
+    assert status() == 200
 
 
 def test_expired_key_is_rejected_immediately(
