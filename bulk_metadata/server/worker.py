@@ -24,6 +24,10 @@ from bulk_metadata.server.request_parser import Parser
 # request after another, this saves 0.1 ms per request: the poller is not involved.
 NEXT_REQUEST_MILLISECONDS = 2
 
+# Seconds before a worker accepts a connection while it has one for each thread, so that
+# another worker can accept it. Otherwise, one worker may get a whole burst.
+ACCEPT_DELAY = 0.001
+
 # Waiting connections stay open for this time after the shutdown signal, as in gunicorn.
 SHUTDOWN_SECONDS = 2
 
@@ -34,12 +38,19 @@ class Worker(gthread.ThreadWorker):
     def init_process(self) -> None:
         """Read the settings and start the worker."""
         self.request_timeout = Config.from_env(os.environ).request_timeout
+        # gunicorn reads 25 settings per request. An attribute is found faster than a
+        # setting that Config.__getattr__ looks up.
+        values = {name: setting.get() for name, setting in self.cfg.settings.items()}
+        vars(self.cfg).update(values)
         super().init_process()
 
     def accept(self, listener: Any) -> None:
         """Accept a connection. At a limit, close the one that waits longest."""
         if self.nr_conns >= self.worker_connections - 1:
             self._expire_oldest()
+        in_use = self.nr_conns - len(self.keepalived_conns)
+        if self.cfg.workers > 1 and in_use >= self.cfg.threads:
+            time.sleep(ACCEPT_DELAY)
         try:
             super().accept(listener)
         except OSError:  # no file descriptor is available

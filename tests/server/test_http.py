@@ -100,6 +100,10 @@ def test_invalid_key_header_is_rejected(
         {"Content-Type": "application/x-www-form-urlencoded"},
         # gunicorn would accept these from clients on the same machine.
         {"SCRIPT_NAME": "/x", "PATH_INFO": "/y"},
+        {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off"},
+        {"Host": ".."},
+        {"Host": "x" * 70},
+        {"Connection": "Upgrade", "Upgrade": "websocket"},
     ],
     ids=str,
 )
