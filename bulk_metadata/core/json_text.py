@@ -35,7 +35,9 @@ def validate_utf8(text: bytes) -> None:
     decoded in chunks: a string of the whole text takes four times its size if the text
     contains an emoji.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for start in range(0, len(text), UTF8_CHUNK):
-        decoder.decode(text[start : start + UTF8_CHUNK])
-    decoder.decode(b"", final=True)
+    start = 0
+    while start < len(text):
+        end = start + UTF8_CHUNK
+        # Only the last chunk must end with a complete character.
+        _, size = codecs.utf_8_decode(text[start:end], "strict", end >= len(text))
+        start += size

@@ -24,8 +24,7 @@ if there is one fault. /readyz responds within a second.
 
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from queue import Empty, LifoQueue
 from typing import TypeVar, TypeVarTuple
 
@@ -93,27 +92,20 @@ class Database:
         if no connection becomes available within ``pool_timeout`` seconds (default:
         POOL_TIMEOUT).
         """
-        with self._connection(pool_timeout or self._config.pool_timeout) as connection:
-            start = time.perf_counter()
-            try:
-                return run_with_retries(
-                    connection, query, arguments, self._config.lock_timeout
-                )
-            except psycopg2.Error as error:
-                raise DatabaseError(reason(error), error.pgcode) from None
-            finally:
-                context.database_seconds += time.perf_counter() - start
-
-    @contextmanager
-    def _connection(self, timeout: float) -> Iterator[PooledConnection]:
         try:
             connection = self._idle.get_nowait()
         except Empty:
-            connection = self._wait(timeout)
+            connection = self._wait(pool_timeout or self._config.pool_timeout)
         metrics.POOL_IN_USE.inc()
+        start = time.perf_counter()
         try:
-            yield connection
+            return run_with_retries(
+                connection, query, arguments, self._config.lock_timeout
+            )
+        except psycopg2.Error as error:
+            raise DatabaseError(reason(error), error.pgcode) from None
         finally:
+            context.database_seconds += time.perf_counter() - start
             metrics.POOL_IN_USE.dec()
             self._idle.put(connection)
 
