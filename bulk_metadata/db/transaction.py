@@ -60,7 +60,7 @@ class CommandConnection(Connection):
         """Commit the transaction. Raises DivisionByZero if this is too late.
 
         Ctrl-C cannot stop a COMMIT. It takes effect when ``raise_interrupt`` is called,
-        so that the command can report what has changed.
+        after the command has recorded the changes.
         """
         guard = self.clock.guard(COMMIT_WITHIN, COMMIT_TIMEOUT)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

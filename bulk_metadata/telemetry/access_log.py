@@ -13,6 +13,7 @@ from bulk_metadata.telemetry.context import RequestContext
 
 logger = logging.getLogger(__name__)
 
+# Set by set_up. TextIO.isatty is a system call, so its result is kept.
 _stream: TextIO | None = None
 _is_terminal = False
 

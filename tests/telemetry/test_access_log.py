@@ -2,7 +2,6 @@
 
 import io
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from app import create_app
 from bulk_metadata.config import Config
@@ -132,12 +132,18 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def terminal() -> Iterator[Terminal]:
-    """A terminal that receives the access log."""
+def terminal(log: io.StringIO) -> Terminal:
+    """A terminal that receives the access log instead of ``log``."""
     terminal = Terminal()
     access_log.set_up(terminal)
-    yield terminal
-    access_log.set_up(None)
+    return terminal
+
+
+def post_without_database(config: Config, organization: Organization) -> TestResponse:
+    """Send a request to a service whose database is down."""
+    down = replace(config, database_url="postgresql://127.0.0.1:1/down")
+    headers = {"x-api-key": organization.key}
+    return create_app(down).test_client().post(PATH, headers=headers)
 
 
 def test_terminal_log_is_text(
@@ -152,8 +158,7 @@ def test_terminal_log_is_text(
     post({"devices": {"SN-1": {}, "SN-2": {}}}, query="dryRun=true")
     post({"devices": {}})
     client.get("/%1b[2J")
-    down = replace(config, database_url="postgresql://127.0.0.1:1/down")
-    create_app(down).test_client().post(PATH, headers={"x-api-key": acme.key})
+    post_without_database(config, acme)
     seen = re.sub(r"\d\d:\d\d:\d\d |[\d.]+ ms", "-", terminal.getvalue())
     shown = seen.splitlines()
     assert shown[:6] == [
@@ -179,6 +184,7 @@ def test_response_is_sent_if_log_cannot_be_written(
     encoding: str,
     reason: str,
     client: FlaskClient,
+    log: io.StringIO,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with open(path, "w", encoding=encoding) as stream, suppress(OSError):
@@ -198,9 +204,7 @@ def test_failure_is_reported_if_log_is_closed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log.close()
-    down = replace(config, database_url="postgresql://127.0.0.1:1/down")
-    client = create_app(down).test_client()
-    response = client.post(PATH, headers={"x-api-key": acme.key})
+    response = post_without_database(config, acme)
     assert response.json == {"error": "Internal server error"}
     assert "Cannot write the access log: I/O operation on closed file" in caplog.text
     assert "Connection refused" in caplog.text
